@@ -47,7 +47,7 @@ __all__ = [
 def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | None, list[str]]:
     """Deployments and outages of a data set, and notes on them, one line each.
 
-    For locations that are in both, the camera table counts, not the metadata.
+    For locations that are in both, the camera table takes precedence over the metadata.
 
     Returns
     -------
@@ -56,8 +56,8 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
     Raises
     ------
     InputError
-        A column of times is wrong, or a time of an outage; an end is before its start, an outage lies outside
-        the deployments.
+        A column of times, or a time of an outage, is wrong; an end is before its start, or an outage lies
+        outside the deployments.
     """
     notes: Counter[str] = Counter()
     of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates, notes)
@@ -87,13 +87,13 @@ def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
 
 
 def as_photos_have_it(table: pa.Table, locations: Callable[[], pa.ChunkedArray]) -> pa.Table:
-    """A table of cameras with the locations written as those of the images, where they look the same and
-    differ in how accents are encoded alone (NFC, NFD).
+    """A table of cameras with its locations written like those of the images, if they look the same and
+    differ only in how accents are encoded (NFC, NFD).
 
     Parameters
     ----------
     table : with a column location
-    locations : of the images; called only where a name has an accent
+    locations : returns those of the images; called only if a name has an accent
     """
     given = table["location"].to_pylist()
     if all(name is None or name.isascii() for name in given):

@@ -31,14 +31,14 @@ _ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
 
 @dataclass(frozen=True)
 class Taxon:
-    """What a data set says of a label.
+    """What a data set says about a label.
 
     Attributes
     ----------
     label : as images are labelled
     above : rank, in lower case -> name of the group that it is in
     common : language -> the name that people use
-    category : of threat, such as EN
+    category : category of threat, such as EN
     """
 
     label: str
@@ -55,7 +55,7 @@ class Reader(Protocol, Generic[Section]):
     section : `dataset` in the job file: a `Dataset` whose `format` is a Literal with the format's name; it
         checks what can be checked without looking at the data set
     help : what the format is, in a few words
-    ids_are_paths : whether images have no id but their path; then renamed files keep their id
+    ids_are_paths : whether images have no id but their path; renamed files then keep their id
     names_are_given : whether file names come from metadata, and may be spelt differently from the files' own
     dataset : this job's section
     """
@@ -94,7 +94,7 @@ class Reader(Protocol, Generic[Section]):
         return None
 
     def taxa(self) -> list[Taxon]:
-        """What labels are called and which groups they are in, where the format itself says so."""
+        """What labels are called and which groups they are in, if the format itself says so."""
         return []
 
     def settings(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Reader(Protocol, Generic[Section]):
         return {"location": None, **{key: content[key] for key in content if key not in unset}}
 
     def images(self, run_url: str) -> ImageRoot:
-        """Where the images are; `run_url` is the run folder, which keeps what is requested only once."""
+        """Where the images are; `run_url` is the run folder, which keeps whatever is requested only once."""
         return ImageRoot(str(self.dataset.images), self.dataset.storage_options)
 
 

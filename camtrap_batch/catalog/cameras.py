@@ -47,7 +47,7 @@ PERIODS = pa.schema(
     ]
 )
 """Deployments as recorded: start and end in local time, null if there is none; the offset of that time,
-null if it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
+null if it is that of the cameras' clocks; `source` is metadata or cameras; `where` is file and line."""
 
 OUTAGES = pa.schema(
     [
@@ -58,8 +58,8 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there without working, local camera time; if `camera` is null: all at the location. If a
-time has a zone there is also a column `utc_offset_minutes`, as in `PERIODS`."""
+"""When cameras stood there without working, in local camera time; if `camera` is null, all at the location.
+If a time has a zone there is also a column `utc_offset_minutes`, as in `PERIODS`."""
 
 _ALIASES = {
     "location": (
@@ -86,7 +86,7 @@ _LIKELY = {
     "start": ("start_date", "startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
     "end": ("end_date", "enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
 }
-"""What may be when a camera stood there, and is left alone: role -> names of columns."""
+"""What may say when a camera stood there, but is not read: role -> names of columns."""
 
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
@@ -96,7 +96,7 @@ _PROBLEM = re.compile(r"problem_?(\d+)_(from|to)")
 
 
 class Moment(NamedTuple):
-    """A time; `offset` in minutes east of UTC, None where it is the cameras' own."""
+    """A time; `offset` in minutes east of UTC, None if it is that of the cameras' clocks."""
 
     time: dt.datetime
     offset: int | None
@@ -252,7 +252,7 @@ def read_camera_outages(path: str, order: Order | None = None) -> pa.Table:
     Raises
     ------
     InputError
-        As `read_cameras`; or an end of an outage is missing, no date, or out of order.
+        As for `read_cameras`; or an end of an outage is missing, not a date, or out of order.
     """
     rows: list[dict[str, Any]] = []
     sites = read_sites(path)
@@ -376,7 +376,7 @@ def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str,
 
 
 def _is_of_times_alone(table: GivenTable) -> bool:
-    """Whether a camera table has setup dates, and no column that may be meant for degrees."""
+    """Whether a camera table has setup dates, but no column that may hold degrees."""
     axes = ("latitude", "longitude")
     return (
         table.name_of(_OPTIONAL["start"]) is not None
@@ -386,13 +386,13 @@ def _is_of_times_alone(table: GivenTable) -> bool:
 
 
 def _order_of_sites(sites: Sequence[Site], order: Order | None) -> Order | None:
-    """As `_order_of_dates`, of all dates in a camera table."""
+    """Like `_order_of_dates`, for all dates in a camera table."""
     columns = [[site.text(name) for site in sites] for name in ("start", "end")]
     return _order_of_dates([*columns, *_problems(sites).values()], order)
 
 
 def _problems(sites: Sequence[Site]) -> dict[str, list[str | None]]:
-    """Columns with the times of outages: name -> a text for each row, None where it says nothing."""
+    """Columns with the times of outages: name -> a text for each row, None if it says nothing."""
     names = dict.fromkeys(name for site in sites for name in site.cells if _PROBLEM.fullmatch(name))
     cells = {name: [str(site.cells.get(name) or "") for site in sites] for name in names}
     return {name: [None if is_missing(text) else text for text in texts] for name, texts in cells.items()}
@@ -411,7 +411,7 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
             where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
             names = _ALIASES["location"]
-            # As ever before the names that came later.
+            # As it always has, `id` comes before the names that were added later.
             given = (properties.get(name) for name in (*names[:5], "id", *names[5:]))
             location = next((value for value in given if value is not None), feature.get("id"))
             geometry = feature.get("geometry") or {}
@@ -442,9 +442,9 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
 
 
 def camera_of(outage: Mapping[str, Any], cameras: Iterable[str | None]) -> str | None:
-    """Which of the cameras that a location's deployments name an outage is of; None: of all of them.
+    """Which of the cameras that a location's deployments name an outage belongs to; None: all of them.
 
-    Raises InputError where it names another one.
+    Raises InputError if it names a different one.
     """
     named = set(cameras) - {None}
     camera: str | None = outage["camera"]
@@ -459,7 +459,7 @@ def camera_of(outage: Mapping[str, Any], cameras: Iterable[str | None]) -> str |
 
 
 def deployments_to_come(periods: pa.Table, now: dt.datetime) -> list[str]:
-    """A line on deployments that end, or begin, after `now` (UTC, naive), with the row of the first."""
+    """A line about deployments that end, or begin, after `now` (UTC, naive), with the row of the first."""
     tomorrow = now + dt.timedelta(days=1)  # by any clock on earth
     found = [row for row in periods.to_pylist() if (row["end"] or row["start"] or now) > tomorrow]
     if not found:
@@ -473,7 +473,7 @@ def deployments_to_come(periods: pa.Table, now: dt.datetime) -> list[str]:
 
 
 def _is_within(outage: Mapping[str, Any], span: Mapping[str, Any]) -> bool:
-    """Whether an outage is within a deployment, of which either end may be open."""
+    """Whether an outage is within a deployment, either end of which may be open."""
     ours, theirs = outage.get("utc_offset_minutes"), span["utc_offset_minutes"]
     shift = dt.timedelta(minutes=0 if None in (ours, theirs) else theirs - ours)
     return (span["start"] is None or span["start"] <= outage["start"] + shift) and (
@@ -482,7 +482,7 @@ def _is_within(outage: Mapping[str, Any], span: Mapping[str, Any]) -> bool:
 
 
 def _times_of_outage(where: str, given: Mapping[str, Moment | None], key: str) -> dict[str, Any]:
-    """Start, end and offset of an outage, from two times by their columns' names."""
+    """Start, end and offset of an outage, from two times, keyed by the names of their columns."""
     for name, one in given.items():
         if one is None:
             raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({key})")
@@ -499,7 +499,7 @@ def _as_outages(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _by_one_clock(moments: Iterable[Moment | None]) -> tuple[list[dt.datetime | None], int | None]:
-    """Times by the clock of the first that has an offset, and that offset."""
+    """Times by the clock of the first one that has an offset, and that offset."""
     given = list(moments)
     offset = next((one.offset for one in given if one is not None and one.offset is not None), None)
     times = []

@@ -42,7 +42,7 @@ _ANIMAL = "animal"
 _MACHINE = "machine"
 _VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
-_SAMPLE = 200  # number of media to look for, to see by which names a folder holds them
+_SAMPLE = 200  # number of media looked for, to see under which names a folder has them
 _SAMPLE_REMOTE = 20
 
 Ints = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
     help = "data package"
 
     def fingerprint(self) -> dict[str, Any]:
-        # The names by which the image root has the files are part of the catalog.
+        # The names under which the image root has the files are part of the catalog.
         files = [file_fingerprint(path) for path in package_files(str(self.dataset.metadata))]
         return {"files": files, "images": self.dataset.images}
 
@@ -86,7 +86,7 @@ def read_camtrap_dp(
     Parameters
     ----------
     path : datapackage.json, the folder that holds it, or a .zip of the package; a path or fsspec URL
-    images : where the files are; searched to see by which names, see docs/camtrap_dp.md
+    images : where the files are; searched to see under which names, see docs/camtrap_dp.md
     utc_offset : offset of timestamps that have none of their own, such as "+02:00"
     order : order of day and month in ambiguous dates
 
@@ -153,7 +153,7 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
         table = _deployments(package, notes)
         starts, ends = (table.dates(name, notes, order) for name in ("deploymentStart", "deploymentEnd"))
         (start, start_offset), (end, end_offset) = ((_noon(dates), dates.offsets) for dates in (starts, ends))
-        # Both ends by the clock of the start.
+        # Both ends are by the clock of the start.
         known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
         shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
         end = end + shift.astype("timedelta64[m]")
@@ -176,9 +176,9 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
 
 
 def read_taxa(path: str) -> list[Taxon]:
-    """What a package's `taxonomic` says of its species; entries that are none are skipped.
+    """What a package's `taxonomic` says about its species; entries that are not objects are skipped.
 
-    A Red List category is none of the format's terms, but some packages have one.
+    The format has no term for a Red List category, but some packages have one.
     """
     with opened_package(path, Counter()) as package:
         listed = package.descriptor.get("taxonomic")
@@ -323,7 +323,7 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
 
 
 def _by_file_name(media: Table, rows: npt.NDArray[np.bool_]) -> dict[str, pd.Series]:
-    """Names by which media may have been saved: what the names are made of -> names, if they are distinct."""
+    """Names that media may have been saved under: what they are made of -> names, if they are distinct."""
     files = media["fileName"]
     by_deployment = pc.binary_join_element_wise(media["deploymentID"], files, "/")
     options = {"fileName": files, "deploymentID/fileName": by_deployment}
@@ -394,7 +394,7 @@ class _Observed:
     sequence : (n,) number of the event; -1 if there is none
     labels : as returned by `group_labels`
     source : where labels come from
-    labelled_by, label_p : as in the catalog: which machine has labelled it, where no person has
+    labelled_by, label_p : as in the catalog: which machine has labelled it, if no person has
     """
 
     seq_id: pa.Array
@@ -419,7 +419,7 @@ def _observations(package: DataPackage, media: Table, deployments: Table, notes:
 
 
 def _people_first(observations: Table, notes: Counter[str]) -> Table:
-    """Drop what a machine observed in a medium, or an event, in which people observed something."""
+    """Drop what a machine observed in a medium or an event in which people also observed something."""
     by_people, by_machine = (
         pc.fill_null(pc.equal(observations["classificationMethod"], method), False)
         for method in ("human", _MACHINE)
@@ -427,7 +427,7 @@ def _people_first(observations: Table, notes: Counter[str]) -> Table:
     of_event = pc.equal(observations["observationLevel"], "event")
     of_media = pc.invert(of_event)
     overruled = np.zeros(len(observations), np.bool_)
-    # Of a medium, of an event, and of a medium of an event that people observed as a whole.
+    # Those of a medium, of an event, and of a medium in an event that people observed as a whole.
     for theirs, its, key in (
         (of_media, of_media, "mediaID"),
         (of_event, of_event, "eventID"),
@@ -552,7 +552,7 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
 def _machines(
     of_media: pd.DataFrame, of_events: pd.DataFrame, pairs: pd.DataFrame, n: int, notes: Counter[str]
 ) -> tuple[pa.Array, pa.Array]:
-    """Of each of n media that a machine alone has labelled: which one, and its highest probability."""
+    """For each of n media that only a machine has labelled: which machine, and its highest probability."""
     columns = ["medium", "by", "p"]
     of_spans = of_events.dropna(subset="name")[["span", "by", "p"]].merge(pairs, on="span")
     said = pd.concat([of_media.dropna(subset="name")[columns], of_spans[columns]])
@@ -588,8 +588,8 @@ def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Cou
 def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
     """Observations: numbers of medium and deployment (-1: none), event, name, count, by, p.
 
-    `name` is null where there is nothing to name; `is_judged` is false where nobody looked; `by` is the
-    machine that says so, null where that is not said; `p` how sure it is.
+    `name` is null if there is nothing to name; `is_judged` is false if nobody looked; `by` is the machine
+    that says so, null if that is not given; `p` is how sure it is.
     """
     kinds = pc.utf8_lower(table["observationType"]).to_pandas()
     is_strange = ~kinds.isin([_ANIMAL, *_NAMES])
@@ -627,7 +627,7 @@ def _positions_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> In
 def _inside(
     spans: pd.DataFrame, deployment: Ints, instants: npt.NDArray[np.datetime64], is_open: Any
 ) -> pd.DataFrame:
-    """Pairs of a span and an open medium of its deployment taken between its start and its end."""
+    """Pairs of a span and an open medium of its deployment that was taken within the span."""
     media = np.flatnonzero(np.asarray(is_open, bool) & ~np.isnat(instants))
     spans = spans.dropna(subset=["start"])
     if not len(media) or not len(spans):

@@ -68,7 +68,7 @@ def read_cct(
     location_of : finds the location in a path, for images whose location the file does not give
     utc_offset : offset of dates that have none of their own, such as "+02:00"
     order : order of day and month in ambiguous dates
-    root : path or URL that file names may begin with, and are relative to
+    root : path or URL that file names may begin with, and to which they are relative
 
     Raises
     ------
@@ -158,7 +158,7 @@ def _numbered(
     if (hashes := _hashes(images, marked)) is not None:
         of_row, of_mark = encoded(pa.array(hashes))
         known = of_mark < len(of_row)
-        # As a rule every image has a distinct hash, and hashes are found in a third of the time of texts.
+        # As a rule every image has a distinct hash, and hashes are looked up in a third of the time.
         all_differ = of_row.max(initial=-1) + 1 == len(of_row)
         if all_differ and images.take(pa.array(of_mark[known])).equals(marked.filter(pa.array(known))):
             return of_row, of_mark

@@ -42,7 +42,7 @@ Number = Whole | Annotated[float, _INT32]
 MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
 )
-"""As in `tables`: text that means that there is no value."""
+"""As in `tabular`: text that means that there is no value."""
 
 _FLAGS = frozenset({True, "true", "True"})
 
@@ -146,7 +146,7 @@ _text = functools.lru_cache(1_000_000)(text)
 
 
 def pixels(values: list[Any]) -> pa.Array:
-    """Widths or heights; null for impossible values: only a check depends on them."""
+    """Widths or heights; null for impossible values, since only a check depends on them."""
     try:
         column = pa.array(values, pa.int32())
     except (pa.ArrowException, OverflowError):
@@ -184,7 +184,7 @@ def _read_by_two(data: bytes | mmap.mmap, path: Path) -> list[dict[str, pa.Table
 
 
 def _answer() -> None:
-    """What the other process runs: tables of a file from some image on."""
+    """What the other process runs: tables of a file from a certain image on."""
     gc.disable()
     parts = [_columns(piece) for piece in _pieces(sys.stdin.buffer.read(), opening=_OPENING)]
     for name in _TABLES:

@@ -77,11 +77,11 @@ LIKELY: Names = {
         "is_empty": "is_blank is_empty blank empty no_animal",
     }.items()
 }
-"""What is read -> names of columns that probably hold it, but may not: `dataset.columns` has to say so."""
+"""What is read -> names of columns that probably hold it, but may not: `dataset.columns` has to name them."""
 
 _KEY = "dataset.metadata"
 _OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty")
-"""Columns in which rows of one image may differ; a width may be that of an animal's box."""
+"""Columns in which the rows of one image may differ: a width may be that of an animal's box."""
 
 _NUMBERS = dict(
     zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True)  # noqa: SIM905
@@ -91,7 +91,7 @@ _YES = frozenset(
 )
 _NO = frozenset({"0", "false", "f", "no", "n", "nein", "non", "não", "nee", "nej", "falsch", "faux", "falso"})
 _FILES = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
-_MOSTLY = 0.9  # of a column's values, to be taken for what its name says
+_MOSTLY = 0.9  # fraction of a column's values that must fit for it to be taken for what its name says
 _EPITHET = re.compile(r"[a-z][a-z-]+(?: [a-z][a-z-]+)?")
 
 Cells = list[str | None]
@@ -141,12 +141,12 @@ def used_columns(table: GivenTable, given: Mapping[str, str] | None = None) -> d
 
     Parameters
     ----------
-    given : names that the job says, which hold before those of `COLUMNS`
+    given : names given in the job, which take precedence over those of `COLUMNS`
 
     Raises
     ------
     InputError
-        A column that the job names is not there.
+        A column that the job names does not exist.
     """
     used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
     for what, name in (given or {}).items():
@@ -169,7 +169,7 @@ def used_columns(table: GivenTable, given: Mapping[str, str] | None = None) -> d
 
 
 def likely_columns(table: GivenTable, used: Mapping[str, str]) -> dict[str, str]:
-    """What is not read of a table -> the name of a column that it likely stands in."""
+    """What is not read from a table -> the name of a column that is likely to hold it."""
     found: dict[str, str] = {}
     for what, names in LIKELY.items():
         if what in used or (what in ("date", "time") and "datetime" in used):
@@ -204,7 +204,7 @@ def read_csv(
     label : where a path names the species, for a table without a column for it; or how to read the column
     utc_offset : offset of dates that have none of their own, such as "+02:00"
     order : order of day and month in ambiguous dates
-    root : path or URL that file names may begin with, and are relative to
+    root : path or URL that file names may begin with, and to which they are relative
     columns : what is read -> the table's own name of its column
 
     Raises
@@ -334,15 +334,15 @@ def read_csv(
 
 
 def _joined(first: Cells, then: Cells, between: str) -> Cells:
-    """Two columns joined; only one of them where the other is empty."""
+    """Two columns joined; only one of them if the other is empty."""
     return [
         f"{a.rstrip(between)}{between}{b}" if a and b else a or b for a, b in zip(first, then, strict=True)
     ]
 
 
 def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
-    """Rows that do not repeat an earlier row word for word, so that what was pasted twice is not counted
-    twice."""
+    """Rows that do not repeat an earlier row word for word, so that what was pasted twice is counted only
+    once."""
     seen: set[tuple[str | None, ...]] = set()
     kept = []
     for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
@@ -354,13 +354,13 @@ def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
 
 
 def _are_files(column: Cells) -> bool:
-    """Whether cells are paths or URLs of files: as Wildlife Insights has it in its column `location`."""
+    """Whether cells are paths or URLs of files: as in Wildlife Insights' column `location`."""
     given = [cell for cell in column if cell]
     return bool(given) and all("/" in cell and ending_of(cell) in _FILES for cell in given)
 
 
 def _may_be(what: str, column: Cells) -> bool:
-    """Whether a column that has a likely name has such values, too."""
+    """Whether a column with a likely name also has such values."""
     given = [cell for cell in column if cell]
     if what == "location":
         return len(set(given)) > 1 and not _are_files(column)
@@ -372,13 +372,13 @@ def _may_be(what: str, column: Cells) -> bool:
 
 
 def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> Cells:
-    """The label of each row: the column's, with the genus before it where a column of its own has that."""
+    """The label of each row: the column's, with the genus before it if that has a column of its own."""
     name = used.get("category_name")
     labels: Cells = [None] * len(table) if name is None else list(table.columns[name])
     if name == "species" and (genera := table.columns.get("genus")) is not None:
         epithets = [row for row, label in enumerate(labels) if label and _EPITHET.fullmatch(label)]
         joined = [row for row in epithets if genera[row] and " " not in (genera[row] or "")]
-        # In a table of whole names beside their genera the species is none without it.
+        # Only if the table has no whole names beside their genera.
         if joined and len(epithets) == sum(label is not None for label in labels):
             for row in joined:
                 labels[row] = f"{genera[row]} {labels[row]}"
@@ -409,7 +409,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
 
 
 def _count(cell: str) -> int | None:
-    """A number of animals; None for what is none."""
+    """A number of animals; None if it is not one."""
     value = number(cell)
     if value is None:
         return _NUMBERS.get(cell.casefold())
@@ -417,9 +417,9 @@ def _count(cell: str) -> int | None:
 
 
 def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> list[int | None]:
-    """The count of each row; of one that can't be read, or is below 0, none, and a note.
+    """The count of each row; none, and a note, if it can't be read or is below 0.
 
-    Raises InputError where more than a part of them can't be read.
+    Raises InputError if too large a part of them can't be read.
     """
     name = used.get("count")
     if name is None:
@@ -448,7 +448,7 @@ def _taken_apart(
     between: str,
     notes: Counter[str],
 ) -> list[tuple[int, str | None, int | None]]:
-    """A row for each species of a cell that names several, with its count where there is one for each."""
+    """One row for each species in a cell that names several, with its count if there is one for each."""
     found: list[tuple[int, str | None, int | None]] = []
     for row, label, count in marks:
         parts = split_cell(label or "", between)
@@ -482,12 +482,12 @@ def _categories(
     nothing: set[str],
     is_told: bool,
 ) -> tuple[dict[int, str], list[int | None]]:
-    """Names of the categories, and the category of each row, None where the row is not annotated.
+    """Names of the categories, and the category of each row, None if the row is not annotated.
 
     Parameters
     ----------
-    nothing : the `label_key`s of labels that mean that there is no animal
-    is_told : whether the job says which rows do: then they are of category 0, whatever their id
+    nothing : the `label_key`s of labels that mean: no animal
+    is_told : whether the job says which labels these are: they then have category 0, whatever their id
     """
     one = one_name_each((name for name in given if name), notes)
     one = {text: EMPTY if label_key(name) in nothing else name for text, name in one.items()}

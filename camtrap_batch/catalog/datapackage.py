@@ -127,7 +127,7 @@ class DataPackage:
 
     @contextmanager
     def opened(self, path: str, compression: str | None, origin: str) -> Iterator[IO[bytes]]:
-        """A file of the package, unpacked; `origin` is what names the file, for messages."""
+        """A file of the package, unpacked; `origin` is whatever names the file, for messages."""
         with _told(self._full(path), origin), ExitStack() as files:
             if self._archive is not None and not path.startswith(_WEB):
                 inside = self._full(path).removeprefix(f"{self.url}/")
@@ -420,7 +420,7 @@ def _check_header(shown: str, header: list[str], required: Sequence[str], column
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(column)
     if pc.all(pc.equal(pc.binary_length(trimmed), pc.binary_length(column))).as_py() is not False:
-        return column  # nearly always so; this avoids a second copy
+        return column  # nearly always the case; this avoids a second copy
     return if_else(pc.equal(trimmed, ""), None, trimmed)
 
 

@@ -16,7 +16,7 @@ from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
-_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # files that can't be read are accounted for, too
+_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # files that can't be read are accounted for as well
 
 
 class FolderDataset(WithLabel):
@@ -106,7 +106,7 @@ def read_folder(
 
 
 def without_run_folders(names: Sequence[str], notes: Counter[str]) -> Sequence[str]:
-    """File names but for those in run folders of jobs, whose pictures are of a report; counted in `notes`."""
+    """File names except those in jobs' run folders, which hold a report's pictures; counted in `notes`."""
     jobs = {name.rpartition("/")[0] for name in names if name.endswith("/job.yaml")}
     folders = tuple(
         f"{job}/"

@@ -87,7 +87,7 @@ def why_not_json(data: bytes | mmap.mmap, problem: Exception) -> str:
 
 @contextmanager
 def parsing(data: bytes | mmap.mmap, where: str, kind: str = "") -> Iterator[None]:
-    """While a large file is parsed. Raises InputError if msgspec finds that it is not JSON, or not `kind`."""
+    """For parsing a large file. Raises InputError if msgspec finds that it is not JSON, or not `kind`."""
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are created, and none becomes garbage
     try:

@@ -67,7 +67,7 @@ def labels_of_keywords(
 def _ways_to_be_tagged(
     keywords: pa.Table,
 ) -> tuple[npt.NDArray[np.int64], list[tuple[list[str], list[str]]]]:
-    """For each image the number of its keywords and paths among the distinct ones, and those."""
+    """For each image, the number of its keywords and paths among the distinct ones; and the distinct ones."""
     joined = (
         pc.fill_null(pc.binary_join(keywords[name].combine_chunks(), _NEXT), "")
         for name in ("keywords", "paths")

@@ -28,7 +28,7 @@ _SIGNS: tuple[tuple[str, Callable[[Iterable[object]], bool]], ...] = (
 )
 
 CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
-"""Names of a column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+"""Names of a column with a category such as EN, which is not a rank; `publish.sensitive` may name it."""
 
 
 def tidy_label(text: str) -> str:
@@ -41,7 +41,7 @@ def tidy_label(text: str) -> str:
 
 
 def label_key(text: str) -> str:
-    """What two ways of writing a label have in common: without case, author and year.
+    """What two ways of writing a label have in common: it ignores case, author and year.
 
     >>> label_key("Vulpes vulpes (Linnaeus, 1758)"), label_key("Lion 2")
     ('vulpes vulpes', 'lion 2')
@@ -106,15 +106,15 @@ def split_cell(text: str, between: str) -> list[str]:
 
 
 def several_in_one(labels: Iterable[str | None]) -> dict[str, list[str]]:
-    """Labels that seem to name several species, by what stands between: what no name has in it, or between
-    parts that are all labels of their own."""
+    """Labels that seem to name several species, by what stands between: something that no name contains, or
+    that stands between parts that are all labels of their own."""
     distinct = Counter(label for label in labels if label)
     known = {label_key(label) for label in distinct}
     found: dict[str, list[str]] = {}
     for label, times in distinct.items():
         for sign, enough in _SIGNS:
             parts = split_cell(label, sign)
-            # What has more parts is a taxon with all that it belongs to.
+            # Anything with more parts is a taxon with everything that it belongs to.
             if 2 <= len(parts) <= _MOST_SPECIES and enough(label_key(part) in known for part in parts):
                 found.setdefault(sign, []).extend([label] * times)
                 break

@@ -1,4 +1,4 @@
-"""Looks at what somebody has, to say what it is and which job file would read it (`camtrap init`).
+"""Looks at what somebody has, and says what it is and which job file would read it (`camtrap init`).
 
 Nothing is decided for good: if folders could mean one thing or another, `Found` has the levels to choose from
 and a guess.
@@ -92,7 +92,7 @@ class Found:
     videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
-    empty : the label that means: no animal, where it is none that says so by itself
+    empty : the label that means: no animal, if it is not one that says so by itself
     """
 
     dataset: dict[str, Any]
@@ -113,7 +113,7 @@ def look(target: str) -> Found:
     Raises
     ------
     InputError
-        There is nothing, or nothing that a job could read; with what would be possible.
+        There is nothing, or nothing that a job could read; the message says what would be possible.
     """
     path = urlsplit(target).path if "://" in target else target
     if re.search(r"/(Feature|Map)Server(/\d+)?/?$", path):
@@ -215,14 +215,14 @@ def _only_folder(names: Sequence[str]) -> str | None:
 
 
 def _kind(path: str) -> str | None:
-    """What a list of images may be, as its beginning tells; None where it is none."""
+    """What kind of list of images it may be, judging by its beginning; None if it is not one."""
     unknown = "; if it lists them"
     if ending_of(path) not in (".json", ".csv"):
         return unknown
     try:
         with fsspec.open(path, "rb") as file:
             start: bytes = file.read(_HEADER_BYTES)
-    except Exception:  # clients of object stores have errors of their own; nothing hangs on it
+    except Exception:  # clients of object stores raise their own errors; nothing depends on this
         return unknown
     if ending_of(path) == ".csv":
         header = re.split(

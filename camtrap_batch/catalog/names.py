@@ -43,8 +43,8 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
     """File names; a name that no file has is replaced by the only one that differs just in case, or in how
     accents are encoded (NFC, NFD). Counted in `notes`.
 
-    Where there are many names, a sample tells whether all need to be looked for. On a disk those folders
-    alone are listed in which the files may be that are not there under these names.
+    If there are many names, a sample shows whether all need to be looked for. On a disk, only those folders
+    are listed that may hold the files that do not exist under these names.
     """
     step = 1 if len(names) <= _MANY else len(names) // _SAMPLE
     sample = names.take(pa.array(np.arange(0, len(names), step))).to_pylist()

@@ -87,7 +87,7 @@ def make_catalog(
     categories, notes : as in `Catalog`
     utc_offset : offset of dates that have none of their own, such as "+02:00"
     order : order of day and month in ambiguous dates
-    root : path or URL that file names may begin with, and are relative to
+    root : path or URL that file names may begin with, and to which they are relative
     at : file and line of a row, for messages; default: `where` and the image's id
 
     Raises

@@ -103,7 +103,7 @@ class GivenTable:
         return found
 
     def require_cells(self, columns: Iterable[str]) -> None:
-        """Raise InputError if a cell that must not be empty is."""
+        """Raise InputError if a cell is empty that must not be."""
         for name in columns:
             if None in (cells := self.columns[name]):
                 raise InputError(f"{self.at(cells.index(None))}: {name}: empty{self.origin}")
@@ -129,7 +129,7 @@ class GivenTable:
         return numbers
 
     def not_whole(self, row: int, name: str) -> str:
-        """What to say of a cell that should be a whole number."""
+        """What to say about a cell that should be a whole number."""
         cell = self.columns[name][row]
         return f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
 
@@ -378,8 +378,8 @@ def _known(rows: Sequence[tuple[int, list[str]]], expected: set[str]) -> int:
 
 
 def _require_results(where: str, key: str, sheet: Any, rows: Sequence[tuple[int, list[str]]]) -> None:
-    """Raise InputError where there are formulas and no program has saved what they come to: they would read
-    as empty cells."""
+    """Raise InputError if there are formulas and no program has saved their results: they would be read as
+    empty cells."""
     results = dict(rows)
     first = ""
     for line, row in enumerate(sheet.iter_rows(values_only=True), 1):

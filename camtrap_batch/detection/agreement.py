@@ -11,7 +11,7 @@ import numpy.typing as npt
 from camtrap_batch.detection.base import Found
 
 _SURE = 0.1  # boxes below this are useless
-_MARGIN = 0.05  # a box that is surer by this much must be found in both ways
+_MARGIN = 0.05  # a box that is surer by this much must be found both ways
 _SAME = 0.8  # overlap of equal boxes
 _LEAST_BOXES = 10
 _MOST_LOST = 0.02
@@ -35,7 +35,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether one way may replace the other: there are enough boxes, and both found nearly all."""
+        """Whether one way may replace the other: there are enough boxes, and both ways found nearly all."""
         return self.boxes >= _LEAST_BOXES and self.lost <= _MOST_LOST and self.apart <= _MOST_APART
 
 

@@ -135,7 +135,7 @@ class Known:
     boxes : for each row a list of `results.BOX`, null if nothing is known about it
     why : for each row without boxes a status (`unreadable`: the detector failed; `no_result`)
     meta, notes : for the snapshot, for people
-    labels : for each box, list by list: what people said is in it, null if nobody did
+    labels : for each box, list by list: what people said is in it, null if nobody said anything
     """
 
     boxes: pa.ListArray
@@ -146,7 +146,7 @@ class Known:
 
 
 KNOWN_BY = ("width", "height", "orientation", "video_s")
-"""Columns of the manifest that `KnownDetector.match` is given beside image_id and file_name."""
+"""Columns of the manifest that `KnownDetector.match` is given in addition to image_id and file_name."""
 
 
 @runtime_checkable

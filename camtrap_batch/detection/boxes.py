@@ -125,12 +125,12 @@ class Repeats:
 
 
 def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, boxes: pa.Table) -> Repeats:
-    """Look for boxes in the same place of many pictures of a camera.
+    """Look for boxes in the same place in many pictures of a camera.
 
     Parameters
     ----------
     rows : with location and image_id, of the pictures
-    n_boxes : of each picture, null where nothing is known of it
+    n_boxes : number of boxes in each picture, null if nothing is known about it
     boxes : x, y, w, h, confidence and category, in the same order of pictures
     """
     repeat = np.full(boxes.num_rows, -1, np.int32)

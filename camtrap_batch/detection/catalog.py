@@ -160,15 +160,16 @@ class CatalogDetector:
     def _in_parts(
         self, rows: pa.Table, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
-        """Boxes as parts of their upright pictures, inside them.
+        """Boxes as fractions of their upright pictures, inside them.
 
-        The size that the metadata give of a picture which EXIF lays on its side tells whether they mean it
-        upright or as it is stored. Where they give none, or it is square or upside down, it is upright.
+        If EXIF rotates a picture by a quarter turn, the size that the metadata give for it shows whether they
+        mean the upright picture or the stored one. If they give no size, or the picture is square or upside
+        down, it is taken to be upright.
 
         Returns
         -------
-        The corners; how many are of a picture that the metadata have upright and the file has not, and the
-        other way round.
+        The corners; how many belong to a picture that is upright in the metadata but not in the file, and how
+        many the other way round.
 
         Raises InputError if a box is not inside its picture, by the size in the metadata or of the file.
         """
@@ -189,7 +190,7 @@ class CatalogDetector:
                 if lies[number] and size[0] != size[1]:
                     as_stored[number] = (size[0] > size[1]) != (width[number] > height[number])
                     upright[number] = not as_stored[number]
-                elif size[0] != size[1]:  # an earlier version's manifest kept no orientation
+                elif size[0] != size[1]:  # an earlier version's manifest has no orientation
                     upright[number] = size == (height[number], width[number])
                 width[number], height[number] = size
             corners /= np.maximum(np.stack([width, height, width, height], axis=1), 1)
@@ -214,10 +215,10 @@ class CatalogDetector:
 
 
 def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArray[np.float64]:
-    """Boxes (n, 4) in a picture as it is stored -> in the upright one: x, y, w, h as parts of its sides.
+    """Boxes (n, 4) in a picture as it is stored -> in the upright one: x, y, w, h as fractions of its sides.
 
-    `orientation` is EXIF's, 5 to 8: first row and first column of what is stored are sides of the upright
-    picture (CIPA DC-008, tag 274).
+    `orientation` is EXIF's, 5 to 8: the first row and first column of the stored picture are sides of the
+    upright picture (CIPA DC-008, tag 274).
 
     >>> [round(float(side), 3) for side in upright_boxes(np.array([[0.1, 0.2, 0.3, 0.4]]), 6)[0]]
     [0.4, 0.1, 0.4, 0.3]

@@ -107,18 +107,18 @@ def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.floa
     means = _means if fit.smooth else _pairs
     rows, columns = means(pixels.shape[0], placement.height), means(pixels.shape[1], placement.width)
     _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
-    # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
+    # For whole numbers from 0 to 255 a table would do; their means are normalised directly.
     inside /= np.float32(255)
     inside -= mean[:, None, None]
     inside /= std[:, None, None]
 
 
 def put_pixels(pixels: Pixels, placement: Placement, out: Pixels) -> None:
-    """Write a picture into its frame, whose `Fit` is of pixels, for a network that normalises them itself.
+    """Write a picture into its frame, if its `Fit` is of pixels, for a network that normalises them itself.
 
     Parameters
     ----------
-    out : shape (*placement.frame, 3), in the order of memory; all of it is written: RGB
+    out : shape (*placement.frame, 3), in memory order; all of it is written: RGB
     """
     if placement.frame != (placement.height, placement.width):
         out[:] = GREY
@@ -206,7 +206,7 @@ def _put_pixels(
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _pairs_of_columns(pixels: Any, columns: Any) -> Any:
-    """Where the two old pixels of each new column begin in a row, as numbers without a sign."""
+    """Where the two old pixels of each new column begin in a row, as unsigned numbers."""
     n, last = pixels.shape[2], pixels.shape[1] - 1
     lefts, rights = np.empty(len(columns), np.uint64), np.empty(len(columns), np.uint64)
     for x in range(len(columns)):
@@ -219,7 +219,7 @@ def _pairs_of_columns(pixels: Any, columns: Any) -> Any:
 def _blend(
     pixels: Any, row: Any, lower: Any, lefts: Any, rights: Any, column_weights: Any, sums: Any, line: Any
 ) -> None:
-    """A new row, RGB beside one another: of two old rows and columns each, rounded as OpenCV rounds."""
+    """A new row, interleaved RGB: from two old rows and columns for each pixel, rounded as in OpenCV."""
     one, four, two, sixteen = np.int32(1 << _BITS), np.int32(4), np.int32(2), np.int32(16)
     upper = one - lower
     step = np.uint64(1 if pixels.shape[2] == 3 else 0)

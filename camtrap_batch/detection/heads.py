@@ -2,15 +2,13 @@
 
 - yolov5: [boxes, 5 + classes], centre and size in pixels, objectness, classes; YOLOv5, MegaDetector v5
 - yolov8: [4 + classes, boxes], centre and size in pixels, classes; YOLOv8, v9, v11, and v10 and v26 if their
-boxes
-  are still to be suppressed
+  boxes are still to be suppressed
 - end2end: [boxes, 6], corners in pixels, confidence, class; YOLOv10, v26, exports with suppression inside
 - rtdetr: [boxes, 4 + classes], centre and size in fractions of the frame, classes; RT-DETR
 - rtdetr-top: [boxes, 6], centre and size in fractions of the frame, confidence, class; RT-DETR of ultralytics
-8.4
+  8.4
 - rf-detr: [boxes, 4], centre and size in fractions of the frame, and [boxes, classes], logits; RF-DETR, and
-what
-  `transformers` has of its kind
+  what `transformers` has of its kind
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ CARD = "detector.json"
 MODEL = "detector.onnx"
 
 _NO_MATTER = ("path", "batch", "description", "runtime")
-"""Attributes on which no box depends."""
+"""Attributes that no box depends on."""
 
 _LONGEST = 200
 
@@ -114,8 +114,8 @@ class OnnxDetector:
     tiles : 1, or 2: also look at overlapping quarters of large pictures
     dtype : type of its input
     batch : pictures that it takes at once; None: any number
-    description : what the file says of itself
-    runtime : that computes it on CPUs, on all of them; None: what each has
+    description : what the file says about itself
+    runtime : the runtime that computes it on every CPU worker; None: whichever each has
     """
 
     path: str
@@ -224,7 +224,7 @@ class OnnxDetector:
         )
 
     def requires(self, device: Device, precision: Precision) -> RequiredRuntime:
-        """What a worker has to have that computes it in this precision."""
+        """What a worker needs in order to compute it in this precision."""
         return RequiredRuntime(
             device, precision, self.runtime if device == "cpu" else None, "detect.precision"
         )
@@ -247,8 +247,8 @@ class OnnxDetector:
 
         Parameters
         ----------
-        path : of the file, or a copy
-        batch : pictures at once on a GPU
+        path : path of the file, or of a copy
+        batch : pictures computed at once on a GPU
         """
         normalising = Normalising(self.fit.mean, self.fit.std) if self.fit.is_of_pixels else None
         network = open_network(path, device, threads, precision, runtime, normalising)
@@ -289,7 +289,7 @@ def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | N
 
 
 def _stride(metadata: Mapping[str, str], where: str) -> int:
-    """What the sides of pictures are multiples of: the largest, where there is one for each grid."""
+    """What the sides of pictures must be multiples of: the largest, if each grid has its own."""
     said = _said(metadata, "stride", where)
     strides = said if isinstance(said, list | tuple) else [_STRIDE if said is None else said]
     if not strides or not all(isinstance(one, int | float) and 1 <= one <= _LARGEST for one in strides):
@@ -298,11 +298,11 @@ def _stride(metadata: Mapping[str, str], where: str) -> int:
 
 
 def _said(metadata: Mapping[str, str], key: str, where: str) -> Any:
-    """A value that an exporter wrote with str(); None where it wrote none."""
+    """A value that an exporter wrote with str(); None if it wrote none."""
     if (text := metadata.get(key)) is None:
         return None
     try:
-        return ast.literal_eval(text)  # literals alone
+        return ast.literal_eval(text)  # literals only
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise InputError(f"{where}: metadata {key}: can't be read: {text[:80]!r}") from None
 

@@ -115,11 +115,11 @@ def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = 
 def labelled_people(
     frames: pa.Table | None, predictions: pa.Table | None, catalog: pa.Table | None
 ) -> tuple[set[str], set[str]]:
-    """Ids of images whose label is a person: by what people say, or an image's sequence is; and by a machine.
+    """Ids of images labelled as a person: by people, or through an image's sequence; and by a machine.
 
     Parameters
     ----------
-    frames : image_id, label and more of that table; None: it is not there
+    frames : image_id, label and more of that table; None: the table does not exist
     predictions : image_id and label
     catalog : image_id, labels and labelled_by
     """
@@ -181,13 +181,13 @@ LABELLED: Mapping[str, list[str]] = {
     "predictions": ["image_id", "label"],
     "catalog": ["image_id", "labels", "labelled_by"],
 }
-"""What `labelled_people` wants of each table."""
+"""Columns of each table that `labelled_people` needs."""
 
 
 def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
-    """Those of the images whose label is a person.
+    """Those of the images that are labelled as a person.
 
-    What people said of an image in review counts before what a machine says, merged or not.
+    What people said about an image in review takes precedence over what a machine says, merged or not.
     """
     found = [
         None if run.current(name) is None else run.table(name).to_table(columns=columns, filter=wanted)
@@ -205,7 +205,7 @@ def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
 
 
 def _with_people(ids: pa.ChunkedArray, labels: pa.Array, name: str) -> list[str]:
-    """Those of the images of whose labels, a list of structures, one is a person."""
+    """Those of the images with a person among their labels, which are a list of structures."""
     if not len(labels):
         return []
     is_person = _is_person(pc.struct_field(pc.list_flatten(labels), name))
@@ -214,7 +214,7 @@ def _with_people(ids: pa.ChunkedArray, labels: pa.Array, name: str) -> list[str]
 
 
 def is_person(label: str | None) -> bool:
-    """Whether a label means: a person."""
+    """Whether a label means a person."""
     return label is not None and label.lower() in PERSONS
 
 

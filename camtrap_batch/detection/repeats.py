@@ -18,7 +18,7 @@ MOST_AREA = 0.3
 """Larger fractions of the frame are not repeats: anything in front of the lens fills it in the same way."""
 
 _AT_ONCE = 200_000  # boxes whose cells are held in memory
-_ROUNDS = 3  # of moving to the middle of the boxes around
+_ROUNDS = 3  # rounds of moving to the middle of the surrounding boxes
 
 
 def find_repeats(
@@ -61,7 +61,7 @@ def find_repeats(
 
 
 def _some_at_once(borders: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """The borders of some cameras that follow one another, with `_AT_ONCE` boxes or little more."""
+    """The borders of some consecutive cameras, with `_AT_ONCE` boxes or a little more."""
     first = 0
     while first < len(borders) - 1:
         last = max(first + 1, int(np.searchsorted(borders, borders[first] + _AT_ONCE)))
@@ -70,10 +70,10 @@ def _some_at_once(borders: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int
 
 
 def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: int) -> npt.NDArray[np.int64]:
-    """Boxes that may be among `least` of their camera that overlap one so much; few others are kept.
+    """Boxes that may be among `least` of their camera that overlap one this much; few others are kept.
 
-    Such boxes differ little in size and in place. In a grid twice as coarse as that, or in one that is
-    shifted by half a cell, they are in one cell.
+    Such boxes differ little in size and in place. In a grid that is twice as coarse as this difference, or in
+    one shifted by half a cell, they are in the same cell.
 
     Parameters
     ----------

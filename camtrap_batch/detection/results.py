@@ -60,9 +60,9 @@ _NO_LIST = (
 )
 _WHOLE_BOX = (0.0, 0.0, 1.0, 1.0)
 _UNKNOWN_CATEGORY = "unknown"
-"""Of a box in which SpeciesNet's converter to MegaDetector's format puts what is said of an image as such."""
+"""Category of the box in which SpeciesNet's converter to MegaDetector's format puts an image's own label."""
 
-_WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is no box
+_WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is not a box
 
 
 @dataclass(frozen=True)

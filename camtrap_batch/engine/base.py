@@ -80,7 +80,7 @@ class WorkerContext:
 
     Attributes
     ----------
-    name : of the worker, for receipts
+    name : name of the worker, for receipts
     threads : how many threads its share of the machine is worth
     memory : bytes that the worker may use; None: no limit but the machine's
     tell : sends a message (JSON values) to whoever listens to a topic, see `Executor.listen`
@@ -99,20 +99,20 @@ class WorkerContext:
 
 
 class Requirement(Protocol):
-    """What work asks of a worker beside what all work does: packages, hardware.
+    """What work asks of a worker beyond what all work asks: packages, hardware.
 
     Hashable, since a process answers once, and small, since it travels with each task.
     """
 
     def lacking(self) -> str:
-        """What this process lacks, in words that go on from "worker W on host H"; empty where nothing."""
+        """What this process lacks, in words that continue from "worker W on host H"; empty if nothing."""
 
 
 class Work(Protocol):
     """What a stage does with a shard. Small, since it travels with each task.
 
-    One whose answers depend on what a worker has, beside the versions that are compared anyway, says what it
-    asks for in an attribute `requirement`, a `Requirement`: see `requirement_of`.
+    Work with answers that depend on what a worker has, beyond the versions that are compared anyway, says
+    what it asks for in an attribute `requirement`, a `Requirement`: see `requirement_of`.
     """
 
     @property
@@ -146,7 +146,7 @@ class Work(Protocol):
 
 
 def requirement_of(work: Work) -> Requirement | None:
-    """What a work asks of a worker for itself, if it does."""
+    """What some work itself asks of a worker; None if it asks for nothing."""
     found: Requirement | None = getattr(work, "requirement", None)
     return found
 

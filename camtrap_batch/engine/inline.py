@@ -1,8 +1,8 @@
 """Every shard in this process, one after the other, without Dask: for a debugger, a profiler, a small job.
 
-The executor of `--cluster inline`. A MemoryError here stands for a worker's death on a cluster: the shard is
-tried again, halved, and the image that causes it marked. A process that really dies takes the driver with it,
-and nothing ends a shard that stands still.
+The executor of `--cluster inline`. A MemoryError here plays the part of a worker's death on a cluster: the
+shard is tried again, halved, and the image that causes it marked. A process that really dies takes the driver
+with it, and nothing ends a shard that stands still.
 """
 
 from __future__ import annotations

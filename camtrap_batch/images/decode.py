@@ -27,8 +27,8 @@ from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, Planes, is_blank, 
 JPEG = b"\xff\xd8"
 """The first bytes of every JPEG file."""
 
-# The formats that cameras and their software write. Pillow knows more, but some call other programs, and some
-# take almost any bytes for a picture.
+# The formats that cameras and their software write. Pillow knows more, but some of those call other programs,
+# and some take almost any bytes for a picture.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "AVIF")
 _CUT_OFF = ("premature end of jpeg file", "truncated", "unexpected end of file", "not enough image data")
 _MODES = {"Gray": "L", "CMYK": "CMYK", "YCCK": "CMYK"}
@@ -47,7 +47,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` at a reduced size, RGB or grey; None where nothing usable decodes (status `corrupt`).
+    """`pixels` at a reduced size, RGB or grey; None if nothing usable decodes (status `corrupt`).
 
     `planes` are what the colours were made of, where that is known.
     """
@@ -127,8 +127,8 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
 def decode_jpeg(data: bytes, wanted: int, exactly: bool = True) -> Decoded:
     """Decode a JPEG file to `wanted` pixels or a little more on its short side.
 
-    `exactly`: to no more, for a thumbnail, where that costs half of what `pixels.shrink` would; a larger
-    result still has to be shrunk by the caller.
+    `exactly`: to no more than that, for a thumbnail, if this costs half as much as `pixels.shrink` would; a
+    larger result still has to be shrunk by the caller.
     """
     from camtrap_batch.images.jpeg.baseline import decode_planes  # numba takes half a second to import
 
@@ -169,7 +169,7 @@ def _decode_by_libjpeg(data: bytes, wanted: int) -> Decoded:
 
 
 def decode_other(image: Image.Image, wanted: int) -> Decoded:
-    """Decode an image opened by Pillow, the first if there are several, in the way of `decode_jpeg`."""
+    """Decode an image opened by Pillow, the first if there are several, as `decode_jpeg` does."""
     if (refusal := refuse_other(image, _bytes_of(image))) is not None:
         return Decoded(*refusal, None)
     silence_pillow()
@@ -206,9 +206,9 @@ def one_line(problem: BaseException) -> str:
 def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
     """A JPEG file that libjpeg-turbo's plain interface refuses, for example because of its colour sampling.
 
-    Pillow may decode it, but without a word about damage. So it is `ok` where our own reader, which goes over
-    every byte, calls it sound, or libjpeg-turbo, whose interface has no name for its sampling, reads all of
-    it without a complaint; and not otherwise, since a damaged header is likelier than an odd file.
+    Pillow may decode it, but without a word about damage. So it is `ok` only if our own reader, which goes
+    over every byte, calls it sound, or if libjpeg-turbo, which has no name for its sampling in its interface,
+    reads all of it without a complaint; a damaged header is likelier than an odd file.
     """
     from camtrap_batch.images.jpeg.baseline import is_sound_baseline
 

@@ -46,12 +46,12 @@ in a small job is less than their check takes."""
 
 _WORTH = 0.8  # of the next best's time: integers have to gain something
 _PROBED, _PROBED_PART = 24, 8
-"""Most images on which runtimes are timed against each other; one of so many of the sample."""
+"""Most images on which runtimes are timed against each other; one in so many of the sample."""
 
-_PROBES = 3  # times; the first one makes things ready
-_CLEARLY = 1.2  # as fast: else the runtime stays
-_COMPARED = 8  # images on which runtimes are held against each other
-_SAME_NETWORK = 0.002  # most that a probability may differ between two runtimes in float32
+_PROBES = 3  # runs; the first one is a warm-up
+_CLEARLY = 1.2  # times as fast: otherwise the runtime stays
+_COMPARED = 8  # images on which the answers of runtimes are compared
+_SAME_NETWORK = 0.002  # most by which a probability may differ between two runtimes in float32
 
 
 @dataclass
@@ -140,7 +140,7 @@ class _Trial:
         """Use these squares as the sample."""
         self.pixels = pixels
         if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
-            # From all over the sample, like those that are compared.
+            # Taken from all over the sample, like those that are compared.
             is_observed = np.zeros(len(pixels), bool)
             is_observed[np.linspace(0, len(pixels) - 1, _OBSERVED).astype(int)] = True
             self.observed, self.pixels = pixels[is_observed], pixels[~is_observed]
@@ -265,20 +265,21 @@ class _Trial:
 def margin_of(answers: Probabilities, errors: Probabilities, *, tight: bool) -> float:
     """The lead of the most probable class from which on a label is taken to be that of float32.
 
-    Two classes change places only where the lead is no more than both together err, twice an image's error.
-    So a lead of twice the largest error of the sample is enough for every image that errs no more than that;
-    a sample of less than 200 has not seen the largest ones, and gets a reserve of as much again.
+    Two classes change places only if the lead is no more than the sum of their errors, at most twice the
+    image's error. So a lead of twice the largest error in the sample is enough for every image with no larger
+    error; a sample of less than 200 has not seen the largest errors, and gets the same again as a reserve.
 
-    Integers err most where the network is not sure, and so much there that this would be a large part of all.
-    `tight` looks at each image's lead beside its own error: it is the largest lead that is no more than four
-    times the error, twice what could change the label. An image beyond it whose label is another one would
-    have more of this than any in the sample. One image of n + 1 has the most, and each is as likely to be it:
-    so no more than 1 in n + 1 images is expected to be such, of a sample of 200 less than 0.5 %.
+    Integers err most where the network is not sure, and so much there that this would concern a large part of
+    all images. `tight` compares each image's lead with its own error: the result is the largest lead that is
+    no more than four times the error, twice what could change the label. An image beyond it with a different
+    label would have a larger such lead than any in the sample. Of n + 1 images one has the largest, and each
+    is equally likely to be that one: so no more than 1 in n + 1 images is expected to be such, for a sample
+    of 200 less than 0.5 %.
 
     Parameters
     ----------
-    errors : the largest of each image
-    tight : for samples of 200 and more; a smaller one may have no image that is near a tie
+    errors : the largest error of each image
+    tight : for samples of 200 or more; a smaller one may have no image near a tie
     """
     is_small = len(errors) < _FEWEST_FOR_INTEGERS
     largest = (4 if is_small else 2) * float(errors.max())

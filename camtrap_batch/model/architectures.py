@@ -136,14 +136,14 @@ class Evaluation:
 
 
 def evaluation(arch: str, size: int | None = None) -> Evaluation:
-    """How torchvision or timm evaluate a network's published weights.
+    """How torchvision or timm evaluates a network's published weights.
 
     If neither has weights for it: the whole picture squeezed to 224 pixels, ImageNet's mean and std.
 
     Parameters
     ----------
     size
-        Side of the square, if it is not to be the published one.
+        Side of the square, if it should differ from the published one.
     """
     if _in_torchvision(arch):
         weights = next(iter(reversed(list(torchvision.models.get_model_weights(arch)))), None)
@@ -210,7 +210,7 @@ def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
     except FileNotFoundError:
         raise InputError(f"{what}{path}: no such file") from None
     except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
-        # torch's own text advises to load the file as code: not repeated here.
+        # torch's own text advises loading the file as code: not repeated here.
         raise InputError(
             f"{what}{path}: not a file of weights ({type(problem).__name__}):"
             " should be .safetensors, or a torch state dict that holds only tensors"

@@ -112,7 +112,7 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """The images in order, unvaried; `truth` follows them. Parameters as for `TrainBatches`."""
+    """The images in order, unvaried; `truth` is in the same order. Parameters as for `TrainBatches`."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ def resample(weights: npt.NDArray[np.float64], random: np.random.Generator) -> n
 def in_window(
     drawn: npt.NDArray[np.int64], blocks: npt.NDArray[np.int64], window: int, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """The same indices in another random order, in which about `window` blocks are in use at any time.
+    """The same indices in a different random order, in which about `window` blocks are in use at any time.
 
     Blocks begin one after another, in random order; the images of each are spread over the time in which as
     many blocks begin as the window holds. So one block is read at a time, just before it is needed.

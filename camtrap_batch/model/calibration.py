@@ -34,7 +34,7 @@ def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64
     exact = np.asarray(logits, np.float64)
     right = exact[np.arange(len(truth)), truth]
     # The mean negative log-likelihood is convex in 1/T; its slope there is the mean of what the softmax
-    # expects of the logits less the right one's. Halving the interval 60 times is exact to float64.
+    # expects of the logits minus the right one's. Halving the interval 60 times is exact to float64.
     low, high = 1 / HIGHEST, 1 / LOWEST
     for _ in range(60):
         middle = (low + high) / 2
@@ -53,9 +53,9 @@ def cross_calibrated(
 ) -> npt.NDArray[np.float32]:
     """Like `calibrated`, with each camera's images at the temperature fitted on the other cameras' images.
 
-    So calibration can be measured on the images that the model's own temperature is fitted on as if they were
-    new. With a single location, the temperature is fitted on the images themselves, and the calibration error
-    is a little too low.
+    So calibration can be measured, as if they were new, on the images that the model's own temperature is
+    fitted on. With a single location, the temperature is fitted on the images themselves, and the calibration
+    error is a little too low.
 
     Parameters
     ----------

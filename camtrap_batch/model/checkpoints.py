@@ -102,7 +102,7 @@ class Checkpoints:
         try:
             state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
-            # torch's own text advises to load the file as code: not repeated here.
+            # torch's own text advises loading the file as code: not repeated here.
             raise StageError(
                 f"{self._folder.url}/{self._prefix}{name}: not a checkpoint ({type(problem).__name__}): "
                 "delete it to start training from the beginning"

@@ -27,8 +27,8 @@ IN_ARCGIS = "torchvision"
 TorchScript."""
 
 LEAST: dict[bool, dict[str, str]] = {True: {"torch": "1.13", "torchvision": "0.14"}, False: {"torch": "2.0"}}
-"""Whether it is one of these -> minimum versions: for a state dict read without running code, with all the
-classification models of torchvision; for TorchScript."""
+"""Whether a model uses that library -> minimum versions: for a state dict read without running code, with all
+the classification models of torchvision; for TorchScript."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # date of every file in the zip, so that the same model gives the same bytes
 

@@ -47,9 +47,9 @@ _ONNX_KEYS = (
 )  # fmt: skip
 _MOST_NAMED = 3
 _READ_TWO_WAYS = ("dinov3", "eupe")
-"""Parts of names of timm networks whose makers read them otherwise than timm builds them."""
+"""Parts of names of timm networks that their makers read differently from how timm builds them."""
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
-"""Parts of GoogLeNet and Inception that only training uses."""
+"""Parts of GoogLeNet and Inception that are used only in training."""
 
 
 def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
@@ -59,7 +59,7 @@ def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
     ----------
     folder
         Holds a `model.json` with at least `arch` and `classes` (labels, in the order of the outputs), and one
-        file of weights: .safetensors, or a torch state dict. `weights` in `model.json` names the file where
+        file of weights: .safetensors, or a torch state dict. `weights` in `model.json` names the file if
         there are several. Other keys of a model folder's `model.json` may be given; without them, pictures
         are resized, cut and normalised as for the evaluation of the architecture's published weights, and the
         temperature is 1.
@@ -101,7 +101,7 @@ def import_state(
 
 
 def require_pool(info: ModelInfo, where: str) -> None:
-    """Raise InputError where weights do not say by themselves what the last layer reads, nor does `info`."""
+    """Raise InputError if neither the weights themselves nor `info` say what the last layer reads."""
     if info.pool is None and any(part in info.arch for part in _READ_TWO_WAYS):
         raise InputError(
             f"{where}: the last layer of {info.arch} may read the class token, as its makers do, or the mean "

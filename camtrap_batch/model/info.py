@@ -2,7 +2,7 @@
 
 A model folder holds
 
-- `model.safetensors`: the network's weights; or `model.onnx`, the network itself, where `arch` is onnx
+- `model.safetensors`: the network's weights; or `model.onnx`, the network itself, if `arch` is onnx
 - `model.json`: everything else that predictions depend on, where the model came from, how good it is
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
 - `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, if there was one
@@ -74,12 +74,12 @@ class ModelInfo:
     resize, crop_pct, interpolation, antialias, boxes, trim
         How a picture becomes the square, see `images.framing.Framing`.
     on
-        What it has learnt from, and expects: whole frames or crops. A crop is the square around a detector's
+        What it has learnt from and expects: whole frames or crops. A crop is the square around a detector's
         box with its longer side, without a margin (`detection.crops.square_around`).
     outputs
         What the network gives, logits or probabilities.
     pool
-        What the last layer of a timm network reads, where it is not what timm builds: avg, token, ...
+        What the last layer of a timm network reads, if it differs from what timm builds: avg, token, ...
     """
 
     model_id: str

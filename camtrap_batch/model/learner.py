@@ -597,7 +597,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         kept = len(reporter.history)
         if reporter.lost is not None:
             before = self._checkpoints.load()
-            assert before is not None  # noqa: S101 - else the reporter has failed
+            assert before is not None  # noqa: S101 - otherwise the reporter has failed
             network.load_state_dict(before.network)
             self._note(f"{reporter.lost}; epoch {kept}, the last good one, is kept")
         if self._patience is not None:

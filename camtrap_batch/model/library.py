@@ -38,7 +38,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
 _MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
-"""Files of a model folder; the last one shows that it is complete."""
+"""Files of a model folder; the last one shows that the folder is complete."""
 
 _IS_ID = re.compile("[0-9a-f]{16}")
 _T = TypeVar("_T")
@@ -97,7 +97,7 @@ def as_model_folder(model: Folder, file: str | None = None) -> Folder:
     Parameters
     ----------
     file
-        Name of the ONNX file in it, if that was named.
+        Name of the ONNX file in it, if one was named.
     """
     here = fetch_model(model)
     is_onnx = file is not None or not (here / CARD).exists()
@@ -159,8 +159,8 @@ def fetch_model(model: Folder) -> Path:
 
 
 def file_model(folder: Folder, model: Path) -> dict[str, str]:
-    """Have a model folder on this machine's disk in the run folder, where it may be already, and second
-    copies of what is small in it; returns the SHA-256 of each file, for the receipt."""
+    """Store a model folder from this machine's disk in the run folder, unless it is already there, with
+    second copies of its small files; returns the SHA-256 of each file, for the receipt."""
     hashes = {}
     for file in sorted(model.iterdir()):
         if file.name not in _MODEL_FILES and file.suffix != ".svg":
@@ -175,17 +175,17 @@ def file_model(folder: Folder, model: Path) -> dict[str, str]:
 
 
 def read_metrics(folder: Folder) -> dict[str, Any]:
-    """What `metrics.json` of a model holds; nothing where it is not there, or damaged, which is told."""
+    """The content of a model's `metrics.json`; empty if it is missing, or damaged, which is reported."""
     return _read(folder, METRICS, _as_metrics) or {}
 
 
 def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """Rows of a CSV file of numbers; none where it is not there, or damaged, which is told."""
+    """Rows of a CSV file of numbers; none if it is missing, or damaged, which is reported."""
     return _read(folder, name, _as_numbers) or []
 
 
 def read_picture(folder: Folder, name: str) -> str | None:
-    """An SVG picture; None where it is not there, or damaged, which is told."""
+    """An SVG picture; None if it is missing, or damaged, which is reported."""
     return _read(folder, name, _as_picture)
 
 
@@ -213,7 +213,7 @@ def _read(folder: Folder, name: str, parse: Callable[[bytes], _T]) -> _T | None:
         return None
 
 
-# Each raises ValueError where the content is not what was written.
+# Each of these raises ValueError if the content is not what was written.
 
 
 def _as_metrics(data: bytes) -> dict[str, Any]:

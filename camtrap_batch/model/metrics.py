@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 RESAMPLES = 1000
 FEWEST_LOCATIONS = 3
-"""With fewer there are no intervals: too few cameras to say how much they differ."""
+"""With fewer locations there are no intervals: too few cameras to say how much they differ."""
 _INTERVAL = (2.5, 97.5)  # percentiles
 _Counts = npt.NDArray[np.int64]
 
@@ -40,7 +40,7 @@ def evaluate(
     Returns
     -------
     Values that JSON can hold. A figure that can't be known (recall of a class without an image, precision of
-    a class never predicted) is None, and means leave it out. `balanced_accuracy` and `macro_f1` are means
+    a class never predicted) is None, and is left out of means. `balanced_accuracy` and `macro_f1` are means
     over the classes that have images here; `confusion[i][j]` counts images of class i taken for class j;
     `intervals` is the result of `bootstrap`.
     """
@@ -108,7 +108,7 @@ def bootstrap(
     -------
     `accuracy`, `balanced_accuracy` and `macro_f1` as [low, high], and `per_class`: label -> `precision`,
     `recall`, `f1`. None if the images behind a figure are from fewer than FEWEST_LOCATIONS, or if no draw
-    differs from another, as without a single mistake: then nothing can be said.
+    differs from another, as if there is not a single mistake: then nothing can be said.
     """
     n_locations, n_classes = int(location.max()) + 1, len(classes)
 

@@ -69,7 +69,7 @@ class Predictor:
     folder
         Model folder.
     device
-        "auto" (CUDA where torch finds it), "cpu" or "cuda".
+        "auto" (CUDA if torch finds it), "cpu" or "cuda".
     threads
         Threads of the network and of decoding; None: one for each CPU this process may use. With a GPU, all
         CPUs decode.
@@ -81,8 +81,8 @@ class Predictor:
     runtime
         torch or openvino; for the latter `networks` holds files that the check of precisions made.
     margin
-        What `classify` sees is computed again by `finer` where its two most probable classes are less than
-        this apart, so that its label is that of float32. 0: never.
+        What `classify` sees is computed again by `finer` if its two most probable classes are less than this
+        apart, so that its label is that of float32. 0: never.
     finer
         The same model in a more exact precision; None: in float32.
     network
@@ -188,8 +188,9 @@ class Predictor:
             The cost of this call is added to it.
 
         Returns
-        ------- For each picture: shape (boxes or 1, classes), float32, in the order of `info.classes`; or why
-        it does not decode.
+        -------
+        For each picture: shape (boxes or 1, classes), float32, in the order of `info.classes`; or why it does
+        not decode.
         """
         found: list[int | str] = []  # squares of each picture
         answers = _Answers(self)

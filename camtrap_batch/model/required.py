@@ -1,4 +1,4 @@
-"""What a worker has to have to classify as a plan says; see `runtime.required`."""
+"""What a worker needs in order to classify as a plan says; see `runtime.required`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RequiredToClassify:
     Attributes
     ----------
     runtime : torch or openvino
-    precisions : that images are computed in
-    of_onnx : the runtime by which torch's path computes the model, if that is an ONNX file
+    precisions : the precisions that images are computed in
+    of_onnx : the runtime by which torch's path computes the model, if the model is an ONNX file
     """
 
     runtime: str
@@ -32,7 +32,7 @@ class RequiredToClassify:
     of_onnx: str | None = None
 
     def lacking(self) -> str:
-        """What this process lacks, in words that go on from its name; empty where nothing."""
+        """What this process lacks, in words that continue from its name; empty if nothing."""
         return self._openvino() if self.runtime == "openvino" else self._torch()
 
     def _openvino(self) -> str:
@@ -65,9 +65,9 @@ class RequiredToClassify:
 
 
 def todays_steps(runtime: str, steps: Sequence[Step]) -> list[Step]:
-    """The steps that are computed: torch's own integers, of run folders of before, are gone.
+    """The steps that are computed today: torch's own integers, in run folders of earlier versions, are gone.
 
-    Their images are computed as the next step says, which is finer.
+    Their images are computed as in the next step, which is finer.
 
     >>> todays_steps("torch", [("int8", 0.2), ("bfloat16", 0.1), ("float32", 0.0)])
     [('bfloat16', 0.1), ('float32', 0.0)]

@@ -123,7 +123,7 @@ class Samples:
         JobError
             Fewer than two classes, a class without a training image, nothing to validate on.
         ValueError
-            The attributes differ in length, or hold what they must not.
+            The attributes differ in length, or hold impossible values.
         """
         n = len(self)
         for name in ("labels", "splits", "weights", "locations", "is_night", "jpegs", "blocks"):

@@ -1,6 +1,6 @@
 """Pictures of a training run, as SVG files that hold their photos: a batch, and truth beside prediction.
 
-They go where the model goes, so that none is of a person.
+They go wherever the model goes, so none of them shows a person.
 """
 
 from __future__ import annotations

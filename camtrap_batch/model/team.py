@@ -30,7 +30,7 @@ class TeamLost(Exception):
 def open_store(host: str, port: int | None, wait: dt.timedelta) -> tuple[Any, int]:
     """Where a team meets: the store of a process at `host`, and its port; opened here without a `port`.
 
-    By default the store would listen to anybody on every interface; here it listens only on `host`.
+    By default the store would listen to anybody, on every interface; here it listens only on `host`.
     """
     if port is not None:
         return _store(host, port, wait, is_master=False), port

@@ -20,7 +20,7 @@ class Pose:
     """How the animal stands in one frame.
 
     Args:
-        phase: of the stride, radians.
+        phase: phase of the stride, in radians.
         stride: how far the legs swing, 0 (standing) to 1.
         head: -1 (down, feeding) to 1 (up, alert).
     """
@@ -54,9 +54,9 @@ def draw_animal(category_id: int, height: float, pose: Pose, individual: np.rand
 
     Args:
         category_id: one of species.BY_ID.
-        height: of the shoulder (bird: the back), in pixels.
-        pose: of this frame.
-        individual: generator of the animal's own traits; the same state gives the same animal.
+        height: height of the shoulder (bird: the back), in pixels.
+        pose: pose in this frame.
+        individual: random generator for the animal's own traits; the same state gives the same animal.
     """
     return _DRAWERS[category_id](height, pose, individual)
 
@@ -73,7 +73,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _vary(colour: Colour, rng: np.random.Generator, spread: float = 0.07) -> Colour:
-    """The same colour in another individual: lighter or darker, a little warmer or colder."""
+    """The same colour on another individual: lighter or darker, a little warmer or colder."""
     light = rng.normal(1.0, spread)
     warm = rng.normal(0.0, spread / 3)
     return (
@@ -84,7 +84,7 @@ def _vary(colour: Colour, rng: np.random.Generator, spread: float = 0.07) -> Col
 
 
 def _swing(pose: Pose) -> tuple[float, float, float, float]:
-    """Forward swing of near fore, far fore, near hind and far hind foot in a walk."""
+    """Forward swing of the near fore, far fore, near hind and far hind feet in a walk."""
     quarter = np.pi / 2
     turns = (0.0, 2 * quarter, 3 * quarter, quarter)
     swings = [float(np.sin(pose.phase + turn)) * pose.stride for turn in turns]
@@ -444,7 +444,7 @@ def _hoofed(
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """The legs of an antelope: a function for the far pair, one for the near pair.
 
-    All but the hind legs is turned by `upright` degrees about the hip.
+    Everything but the hind legs is turned by `upright` degrees about the hip.
     """
     hip = (-0.45, 0.72)
     swings = [0.20 * swing for swing in _swing(pose)]
@@ -491,7 +491,7 @@ def _antelope_head(
 
 
 def _neck(pose: Pose, up: tuple[float, float], feeding: tuple[float, float]) -> tuple[float, float]:
-    """Where the head is between feeding (pose.head -1) and up (1)."""
+    """The position of the head between feeding (pose.head -1) and up (1)."""
     share = np.clip((pose.head + 1.0) / 1.5, 0.0, 1.0)
     return (
         float(feeding[0] + (up[0] - feeding[0]) * share),

@@ -20,17 +20,17 @@ SUPERSAMPLING = 2
 
 
 class Canvas:
-    """A picture and its mask, twice as fine as they are needed.
+    """A picture and its mask, at twice the resolution needed.
 
     Args:
-        pixels: pixels a unit (shoulder height) has in the finished picture.
-        extent: left, bottom, right, top of what can be drawn on, in units.
-        ground: colour that the picture starts with; it shines through at soft edges.
+        pixels: pixels per unit (shoulder height) in the finished picture.
+        extent: left, bottom, right and top of the drawing area, in units.
+        ground: the picture's initial colour; it shines through at soft edges.
     """
 
     def __init__(self, pixels: float, extent: tuple[float, float, float, float], ground: Colour) -> None:
         self.scale = pixels * SUPERSAMPLING
-        margin = 2 * SUPERSAMPLING / self.scale  # so that small animals, too, have room for soft edges
+        margin = 2 * SUPERSAMPLING / self.scale  # so that even small animals have room for soft edges
         left, bottom, right, top = extent[0] - margin, extent[1], extent[2] + margin, extent[3] + margin
         self.left, self.top = left, top
         self.size = (
@@ -45,7 +45,7 @@ class Canvas:
         self._pivot = np.zeros(2)
 
     def turn(self, degrees: float, pivot: tuple[float, float]) -> None:
-        """Rotate all that is drawn from here on about `pivot`, head upwards."""
+        """Rotate everything drawn from here on about `pivot`, head upwards."""
         angle = np.radians(degrees)
         self._turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         self._pivot = np.array(pivot)
@@ -68,7 +68,7 @@ class Canvas:
         self._polygon(self._pixels(outline), colour)
 
     def limb(self, points: Points, widths: Sequence[float], colour: Colour) -> None:
-        """A bent stroke through `points` whose width goes from point to point as `widths` say."""
+        """A bent stroke through `points`, with the width at each point given by `widths`."""
         self._polygon(self._pixels(_stroke(np.asarray(points, float), np.asarray(widths, float))), colour)
 
     def within(self, outlines: Sequence[Points], draw: Markings) -> None:
@@ -91,7 +91,7 @@ class Canvas:
         self.picture.paste(draw.colour, (left, top), ImageChops.multiply(region, marks))
 
     def finish(self, light: float) -> tuple[Image.Image, Image.Image]:
-        """Shade the shapes and bring picture and mask to their size.
+        """Shade the shapes, and reduce picture and mask to their final size.
 
         Args:
             light: where the light comes from, -1 (behind the animal) to 1 (in front of it).
@@ -102,7 +102,7 @@ class Canvas:
         soft = mask.filter(ImageFilter.BoxBlur(step * 1.5))
         above = ImageChops.offset(soft, round(light * step), step)
         below = ImageChops.offset(soft, -round(light * step), -step)
-        # Where the shape ends above it is lit, where it ends below it lies in its own shadow.
+        # At its upper edge the shape is lit, at its lower edge it lies in its own shadow.
         rim = ImageChops.subtract(below, above, scale=2.4, offset=128)
         fall = Image.linear_gradient("L").resize(mask.size).point(lambda row: 140 - row * 46 // 255)
         shade = ImageChops.add(rim, fall, scale=1, offset=-128)

@@ -21,7 +21,7 @@ from camtrap_batch.rehearsal.plan import Frame, images_per_camera, plan_cameras,
 
 _MARK = "rehearsal.json"
 _DRAWING = 2
-"""Number of the way the photos are drawn; another one makes other bytes from the same seed."""
+"""Version of how photos are drawn; another version makes other bytes from the same seed."""
 
 _CHUNK = 24
 
@@ -33,12 +33,12 @@ class Rehearsal:
     Args:
         metadata: COCO Camera Traps JSON.
         images: the image root.
-        cameras: CSV of location, latitude, longitude (WGS 84), start and end of its deployment.
+        cameras: CSV of location, latitude, longitude (WGS 84), start and end of the deployment.
         truth: CSV, one row per image: what is drawn and which status must come out (metadata.write_truth).
         truth_events: CSV of location, label, start, end, n_images.
-        truth_boxes: where animals and people are drawn on usable images, as results of a detector that makes
-            no mistake: MegaDetector JSON, with the species of each box among its classifications.
-        n_images: rows of the metadata, broken ones included.
+        truth_boxes: where animals and people are drawn on usable images, as the results of a detector that
+            makes no mistakes: MegaDetector JSON, with the species of each box among its classifications.
+        n_images: rows of the metadata, including broken ones.
     """
 
     metadata: Path
@@ -60,7 +60,7 @@ def write_dataset(
     broken: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Rehearsal:
-    """Write a synthetic camera-trap data set: photos, metadata, camera table and the truth.
+    """Write a synthetic camera-trap data set: photos, metadata, camera table and ground truth.
 
     The same arguments give the same bytes (with the same Pillow and numpy). A folder that already holds
     the data set is left as it is; one that was interrupted is written again.
@@ -69,14 +69,14 @@ def write_dataset(
     does with ``if __name__ == "__main__"``.
 
     Args:
-        folder: made where it is not there.
+        folder: created if it is missing.
         cameras: camera locations; the first five are those of the sample notebook.
-        images: in all; cameras have different shares of them.
-        seed: of everything that is drawn.
+        images: total number of images; cameras have different shares of them.
+        seed: seed of everything that is drawn.
         size: width and height of the photos in pixels, at least 160 x 120.
-        broken: put files with faults among the photos, one or more of every status but `crashed`, and odd
-            ones, a few of every kind of finding.
-        on_progress: called with photos done and photos in all.
+        broken: put faulty files among the photos, at least one of every status but `crashed`, and odd ones, a
+            few of every kind of finding.
+        on_progress: called with the photos done and the total.
 
     Raises:
         InputError: `folder` holds something else.
@@ -136,7 +136,7 @@ def _check(cameras: int, images: int, size: tuple[int, int], broken: bool) -> No
 
 
 def _is_written(folder: Path, order: dict[str, object]) -> bool:
-    """True where `folder` holds the data set that is ordered; claims the folder where it does not."""
+    """True if `folder` holds the requested data set; otherwise claims the folder."""
     mark = folder / _MARK
     if mark.is_file():
         try:
@@ -176,8 +176,8 @@ def _write_photos(
     ]
     total = sum(len(chunk) for chunk in chunks)
     workers = min(8, _processors())
-    # A pool takes half a second to start, and a daemonic process may not have children. Threads are no
-    # help: Pillow draws and pastes under the GIL.
+    # A pool takes half a second to start, and a daemonic process may not have children. Threads are no help:
+    # Pillow draws and pastes under the GIL.
     if workers == 1 or total < 10 * _CHUNK or multiprocessing.current_process().daemon:
         for chunk in chunks:
             animals |= _write_chunk(root, chunk, seed, size)
@@ -187,7 +187,7 @@ def _write_photos(
     with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,  # Ctrl-C is for the caller, who ends the pool
+        initializer=signal.signal,  # Ctrl-C is for the caller, which ends the pool
         initargs=(signal.SIGINT, signal.SIG_IGN),
     ) as pool:
         futures = [pool.submit(_write_chunk, root, chunk, seed, size) for chunk in chunks]
@@ -227,7 +227,7 @@ def _write_chunk(
 
 
 def _moved(frame: Frame, seconds: int) -> Frame:
-    """What a camera sees a few seconds later, as a burst that goes on."""
+    """What a camera sees a few seconds later, as if the burst went on."""
     return replace(
         frame,
         position=frame.position + seconds,

@@ -14,18 +14,18 @@ from camtrap_batch.rehearsal.dataset import write_dataset
 CAMERAS, IMAGES = 20, 2400
 
 DETECTOR = ("detector.onnx", "detector.json")
-"""Knows drawings, not photographs: detector.md, beside it, says how it was made."""
+"""A detector that knows drawings, not photographs: detector.md, beside it, says how it was made."""
 
 _OURS = {"data", "demo.yaml", *DETECTOR, "runs"}
 
 
 def write_demo_job(folder: Path) -> Path:
-    """Write `<folder>/demo.yaml`, and the detector beside it, where it is not there; returns its path.
+    """Write `<folder>/demo.yaml`, and the detector beside it, unless they exist; returns the former's path.
 
     Raises
     ------
     InputError
-        The folder holds something that is not a demo's.
+        The folder holds something that no demo wrote.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a new folder for the demo")
@@ -43,7 +43,7 @@ def write_demo_job(folder: Path) -> Path:
 
 
 def write_demo_data(folder: Path, display: Display, stop: threading.Event) -> None:
-    """Write `<folder>/data` where it is not there. Raises Interrupted soon after `stop` is set."""
+    """Write `<folder>/data` unless it exists. Raises Interrupted soon after `stop` is set."""
     began = time.monotonic()
     display.begin("data set", IMAGES, 0, {})
     written = 0

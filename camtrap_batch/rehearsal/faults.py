@@ -14,7 +14,7 @@ import numpy as np
 from camtrap_batch.rehearsal.plan import Frame, fault_generator
 
 OUTSIDE = "../outside/secret.jpg"
-"""Path, as the metadata gives it, of the image that lies beside the image root instead of under it."""
+"""Path, as given in the metadata, of the image that lies beside the image root instead of under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Fault:
     """What is wrong with one image.
 
     Args:
-        name: of the fault, for the truth table.
-        status: that the image must be given.
-        suffix: of the file name.
+        name: name of the fault, for the truth table.
+        status: status that the image must be given.
+        suffix: suffix of the file name.
         spoil: makes the file's content from the photo's; None if there is no file.
-        findings: kinds of findings that must come out beside the status.
-        seconds: of a video: it has a frame for each.
+        findings: kinds of findings that must come out besides the status.
+        seconds: length of a video, which has one frame per second.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Fault:
     seconds: int = 1
 
     def write(self, path: Path, photo: bytes, later: Sequence[bytes] = ()) -> None:
-        """Leave at `path` what the fault says: a file, a folder, or nothing.
+        """Put at `path` what the fault calls for: a file, a folder, or nothing.
 
         `later`: the frames of a video that follow the photo.
         """
@@ -80,7 +80,7 @@ def _video(photo: bytes) -> bytes:
 
 
 def motion_jpeg(photos: Sequence[bytes]) -> bytes:
-    """An AVI file (RIFF, Motion JPEG) of photos of one size, one a second, as many cameras write them."""
+    """An AVI file (RIFF, Motion JPEG) of photos of one size, one per second, as many cameras write them."""
     height, width = _jpeg_size(photos[0])
     n, longest = len(photos), max(map(len, photos))
 
@@ -109,7 +109,7 @@ def motion_jpeg(photos: Sequence[bytes]) -> bytes:
 
 
 def _page(photo: bytes) -> bytes:
-    """What a download that failed leaves behind."""
+    """What a failed download leaves behind."""
     return (
         b"<!DOCTYPE html>\n<html><head><title>503 Service Unavailable</title></head>\n"
         b"<body><h1>Service Unavailable</h1><p>Please try again later.</p></body></html>\n"
@@ -117,7 +117,7 @@ def _page(photo: bytes) -> bytes:
 
 
 def _pointer(photo: bytes) -> bytes:
-    """What a clone without Git LFS holds in place of a photo."""
+    """What a clone without Git LFS has in place of a photo."""
     digest = hashlib.sha256(photo).hexdigest()
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(photo)}\n".encode()
 
@@ -129,7 +129,7 @@ def _bomb(photo: bytes) -> bytes:
     compress = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = compress.compress(rows) + compress.flush(zlib.Z_FULL_FLUSH)
     total = len(rows) * (side // 100)
-    checksum = (total % 65521) << 16 | 1  # Adler-32 of that many zeros, without making them
+    checksum = (total % 65521) << 16 | 1  # Adler-32 of that many zeros, without creating them
     data = b"\x78\xda" + block * (side // 100) + compress.flush() + struct.pack(">I", checksum)
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -162,7 +162,7 @@ FAULTS: tuple[Fault, ...] = (
 
 
 def choose_faults(plan: Sequence[Sequence[Frame]], seed: int) -> dict[tuple[int, int], Fault]:
-    """Which frame, as (camera, index), has which fault: one after the other, camera after camera."""
+    """Which frame, as (camera, index), has which fault: one after another, camera by camera."""
     order = [
         [int(index) for index in fault_generator(seed, camera).permutation(min(len(frames), 40))]
         for camera, frames in enumerate(plan)

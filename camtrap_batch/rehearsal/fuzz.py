@@ -1,4 +1,4 @@
-"""Copies of files with faults at random places: what tests and benchmarks hold the decoder against."""
+"""Copies of files with faults at random places: tests and benchmarks run the decoder on them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ KINDS = (
 
 
 def spoilt_copies(originals: Sequence[bytes], number: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Faults as cards, cables and software make them, and others.
+    """Copies with the faults that cards, cables and software cause, and others.
 
     Args:
         originals: files to copy.
-        number: of copies.
-        seed: the same one gives the same copies.
+        number: number of copies.
+        seed: the same seed gives the same copies.
 
     Yields:
-        One of `KINDS`, and the file with a fault of this kind.
+        One of `KINDS`, and a file with a fault of this kind.
     """
     dice = random.Random(seed)  # noqa: S311 - nothing secret
     for _ in range(number):

@@ -27,7 +27,7 @@ _NAMESPACE = uuid.UUID("6f1c8a52-2d0e-5b36-9c11-7d8d5c0f42aa")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One row of the data set: what is planned, what is wrong or odd with it, and what it is called."""
+    """One row of the data set: what is planned, what is wrong with it or odd about it, and its name."""
 
     camera: Camera
     frame: Frame
@@ -52,7 +52,7 @@ class Image:
 
     @property
     def dated(self) -> bool:
-        """The metadata or EXIF says when the image was taken."""
+        """Whether the metadata or EXIF says when the image was taken."""
         return _DATES.get(self.slot, _PLAIN) not in _NO_DATE or (self.camera.exif and self.status in USABLE)
 
 
@@ -92,12 +92,12 @@ def name_images(
 
 
 def is_plain(frame: Frame) -> bool:
-    """Whether the metadata gives a frame its date and its sequence."""
+    """Whether the metadata gives a frame a date and a sequence."""
     return _DATES.get(_slot(frame), _PLAIN) not in _NO_DATE and not _lacks_sequence(frame)
 
 
 def write_cct(path: Path, images: Sequence[Image], seed: int, size: tuple[int, int]) -> None:
-    """COCO Camera Traps JSON, images in no order, with the quirks of WCS Camera Traps."""
+    """COCO Camera Traps JSON, images in no particular order, with the quirks of WCS Camera Traps."""
     shuffled = [images[int(number)] for number in metadata_generator(seed).permutation(len(images))]
     lost = [
         {
@@ -128,10 +128,10 @@ def write_cameras(path: Path, cameras: Sequence[Camera], plan: Sequence[Sequence
 def write_truth(path: Path, images: Sequence[Image]) -> None:
     """One row per image: what is drawn on it, and what must come out.
 
-    `category_id` and `label` are those of the first animal and empty if nothing usable can be decoded;
-    `second_id` is that of another species in the picture. `annotated` is 0 if the metadata has no
-    annotation, `dated` 0 where neither metadata nor EXIF has a date. `datetime` is the true one always;
-    `findings` are the kinds of findings that must come out, with spaces between.
+    `category_id` and `label` are those of the first animal, and empty if nothing usable can be decoded;
+    `second_id` is the category id of another species in the picture. `annotated` is 0 if the metadata has no
+    annotation, `dated` 0 if neither metadata nor EXIF has a date. `datetime` is always the true one;
+    `findings` are the kinds of findings that must come out, separated by spaces.
     """
     columns = (
         "image_id", "file_name", "location", "status", "fault", "category_id", "label", "count", "second_id",
@@ -194,7 +194,7 @@ def write_truth_boxes(path: Path, images: Sequence[Image], animals: Mapping[str,
 
 
 def _slot(frame: Frame) -> int:
-    """0 to 59: quirks go by this number, so that a data set of 60 images has every one."""
+    """0 to 59: quirks are assigned by this number, so that a data set of 60 images has all of them."""
     return (frame.index + 17 * frame.camera) % 60
 
 
@@ -250,7 +250,7 @@ def _cct_image(image: Image, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _cct_annotations(image: Image, seed: int) -> list[dict[str, Any]]:
-    """One annotation for each species, in every third picture of two animals one for each of them."""
+    """One annotation for each species; in every third picture of two animals, one for each animal."""
     if image.slot == _NOT_ANNOTATED:
         return []
     frame = image.frame

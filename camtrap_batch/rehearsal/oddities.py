@@ -17,7 +17,7 @@ FACTORY_DATE = datetime(2005, 1, 1, 0, 2, 10)
 
 _RESAVED_QUALITY = 80
 _EACH = 3
-_FEWEST = 20  # so many tell in which order a camera numbers its files
+_FEWEST = 20  # this many show in which order a camera numbers its files
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Oddity:
 
     Args:
         findings: kinds that must be found.
-        copy_of: the frame whose photo is there instead of the image's own.
+        copy_of: the frame whose photo takes the place of the image's own.
         resaved: the photo went through a program that compressed it again.
-        date: that the metadata gives, instead of the true one.
-        scale: width and height that the metadata gives are so many times the true ones.
+        date: date that the metadata gives instead of the true one.
+        scale: ratio of the width and height given in the metadata to the true ones.
     """
 
     findings: tuple[str, ...]
@@ -58,7 +58,7 @@ def choose_oddities(
     Args:
         plan: frames by camera.
         taken: frames that have a fault.
-        is_plain: whether the metadata gives a frame its date and its sequence.
+        is_plain: whether the metadata gives a frame a date and a sequence.
     """
     chosen: dict[tuple[int, int], Oddity] = {}
     used = set(taken)
@@ -76,7 +76,7 @@ def choose_oddities(
                 used.add(_key(frame))
             break
     for number, make in enumerate((_copy, _resave, _late, _early, _large) * _EACH):
-        # Every kind at other cameras, and no frame twice.
+        # Each kind at different cameras, and no frame twice.
         turn = sorted(spare, key=lambda pair: ((pair[1].camera - number) % len(plan), pair[1].index))
         for before, frame in turn:
             if _key(before) not in used and _key(frame) not in used:
@@ -115,7 +115,7 @@ def _resave(before: Frame, frame: Frame) -> Oddity | None:
 
 
 def _late(before: Frame, frame: Frame) -> Oddity | None:
-    """Digits of the year swapped; of the last frame alone, since the next one would be out of order."""
+    """Digits of the year swapped; only in the last frame, since the next one would be out of order."""
     if frame.position != frame.burst_frames - 1:
         return None
     return Oddity(("date_in_future",), date=frame.time.replace(year=2091))

@@ -19,7 +19,7 @@ from camtrap_batch.rehearsal.scene import Scene, infrared, scene_of
 from camtrap_batch.rehearsal.species import BY_ID
 
 _QUALITY = 76
-_SEEN = 96  # of 255: how much of a pixel an animal covers at least, to be inside its box
+_SEEN = 96  # of 255: minimum share of a pixel that an animal must cover for its box to include it
 
 
 Rectangle = tuple[float, float, float, float]
@@ -27,9 +27,9 @@ Rectangle = tuple[float, float, float, float]
 
 
 class Drawn(NamedTuple):
-    """An animal in a photo: its category, and the box around what is drawn of it.
+    """An animal in a photo: its category, and the box around the part of it that is drawn.
 
-    `box` is x and y of the upper left corner, width and height, as parts of the photo's.
+    `box` is x and y of the upper left corner, width and height, as fractions of the photo's.
     """
 
     category_id: int
@@ -48,8 +48,8 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
 
     Args:
         camera: where the photo is taken.
-        frame: what is to be seen.
-        seed: of the data set.
+        frame: what it shows.
+        seed: seed of the data set.
         size: width and height of the photo in pixels, banner included.
     """
     width, height = size
@@ -65,7 +65,7 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
     grass = scene.grass_night if frame.night else scene.grass
     sway = int(rng.integers(-6, 7)) * height // 480
     view.paste(grass, (sway, view.height - grass.height), scene.grass_mask)
-    if frame.night:  # animals and grass, too, are darker where the flash is weak
+    if frame.night:  # animals and grass are also darker where the flash is weak
         view = ImageChops.multiply(view, scene.flash.point(lambda light: min(255, 60 + light)))
     shaken = int(rng.integers(-2, 3)), int(rng.integers(-1, 2))  # the mount shakes
     view.paste(view.copy(), shaken)
@@ -84,7 +84,7 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
 def _in_parts(
     place: Rectangle, moved: tuple[int, int], view: tuple[int, int], photo: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """The box of what the view shows of a rectangle, as parts of the photo; None if that is nothing."""
+    """The box of the visible part of a rectangle, as fractions of the photo; None if nothing is visible."""
     left, right = (min(max(place[side] + moved[0], 0), view[0]) / photo[0] for side in (0, 2))
     top, bottom = (min(max(place[side] + moved[1], 0), view[1]) / photo[1] for side in (1, 3))
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None
@@ -96,11 +96,11 @@ class _Encounter:
 
     Args:
         start: where the first animal is in the first frame, 0 (left) to 1 (right).
-        speed: how far it goes to the right between two frames, in widths of the view.
+        speed: how far it moves to the right between two frames, in widths of the view.
         nearness: 0 (far) to 1.
         magnify: factor for its size.
         exposure: factor for the brightness.
-        standing: it stays where it is.
+        standing: whether it stays where it is.
     """
 
     start: float
@@ -210,7 +210,7 @@ def _place(
 
 
 def _light_at(scene: Scene, at: tuple[float, float]) -> float:
-    """How bright the flash makes what stands at a point, a factor."""
+    """How brightly the flash lights whatever stands at a point, as a factor."""
     column = min(scene.flash.width - 1, max(0, round(at[0])))
     row = min(scene.flash.height - 1, max(0, round(at[1])))
     return 0.35 + 0.75 * float(np.asarray(scene.flash)[row, column]) / 255
@@ -251,7 +251,7 @@ def _tufts(
     frame: Frame,
     rng: np.random.Generator,
 ) -> None:
-    """Grass before the animal's feet, sometimes before half of it."""
+    """Grass in front of the animal's feet, sometimes in front of half of it."""
     blades = int(rng.choice((6, 18, 60), p=(0.5, 0.35, 0.15)))
     tall = mask.height * (0.12 if blades < 60 else 0.30)
     pen = ImageDraw.Draw(view)
@@ -293,7 +293,7 @@ def _grain(view: Image.Image, rng: np.random.Generator, mode: str) -> Image.Imag
 
 @lru_cache(maxsize=4)
 def _grain_bank(mode: str, size: tuple[int, int]) -> Image.Image:
-    """Noise around 128, larger than a photo: each photo takes another part of it."""
+    """Noise around 128, larger than a photo: each photo takes a different part of it."""
     rng = np.random.default_rng(7)
     bands = len(mode)
     luminance = rng.normal(128, 7.0 if mode == "L" else 3.2, (size[1], size[0], 1))
@@ -317,7 +317,7 @@ def _write_banner(
     pen.text((photo.width * 0.55, line), f"{_celsius(frame.time, rng)}°C", white, font, anchor="lm")
     pen.text((photo.width - height // 3 - height, line), camera.location, white, font, anchor="rm")
     mark = (photo.width - height, top + 4, photo.width - 6, photo.height - 4)
-    # Some makers print their mark in colour, at night too: greyscale is not the same as no colour at all.
+    # Some makers print their mark in colour, even at night: greyscale does not mean no colour at all.
     pen.ellipse(mark, outline=(40, 190, 70) if camera.make == "RECONYX" else white, width=2)
 
 

@@ -37,7 +37,7 @@ _BURST_WEIGHTS = (0.06, 0.12, 0.62, 0.10, 0.10)
 _EMPTY_CARDS = 15
 _LACKING = 3  # of the selected species, a camera never sees this many
 
-# What a generator is for is part of its seed, so that drawing more of one thing leaves the others alone.
+# A generator's purpose is part of its seed, so that drawing more of one thing leaves the others unchanged.
 _CAMERA, _VISITS, _BURST, _IMAGE, _SCENE, _FAULT, _METADATA = range(7)
 
 
@@ -61,7 +61,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image to be taken: who is in view, when, and where it stands in its burst."""
+    """One image to be taken: who is in view, when, and its position in the burst."""
 
     camera: int
     index: int
@@ -69,7 +69,7 @@ class Frame:
     burst_frames: int
     """Images in the burst."""
     position: int
-    """In the burst, from 0."""
+    """Position in the burst, from 0."""
     time: datetime
     night: bool
     visitor: int
@@ -117,7 +117,7 @@ def plan_cameras(cameras: int, seed: int) -> list[Camera]:
 
 
 def images_per_camera(cameras: int, images: int, seed: int) -> list[int]:
-    """Share out `images`: uneven, as cameras are, at least one each, `images` in all."""
+    """Share out `images`: unevenly, as with real cameras, at least one each, `images` in all."""
     weights = np.array([generator(seed, index, _CAMERA, 1).uniform(0.6, 1.4) for index in range(cameras)])
     exact = weights / weights.sum() * (images - cameras)
     counts = np.floor(exact).astype(int)
@@ -127,7 +127,7 @@ def images_per_camera(cameras: int, images: int, seed: int) -> list[int]:
 
 
 def plan_frames(camera: int, images: int, seed: int) -> list[Frame]:
-    """The first `images` images of a camera, in the order they are taken."""
+    """The first `images` images of a camera, in the order in which they are taken."""
     rng = generator(seed, camera, _VISITS)
     deck: list[int] = []
     frames: list[Frame] = []
@@ -204,7 +204,7 @@ def _camera(index: int, seed: int) -> Camera:
 
 
 def _deck(camera: int, seed: int, rng: np.random.Generator) -> list[int]:
-    """Visits of some weeks, shuffled: every species of the camera at least once, its favourites often."""
+    """Some weeks' visits, shuffled: every species of the camera at least once, its favourites often."""
     favour = generator(seed, camera, _CAMERA, 2)
     turn = int(generator(seed, 0, _CAMERA, 3).integers(len(SELECTED)))
     lacking = {(turn + camera * _LACKING + step) % len(SELECTED) for step in range(_LACKING)}

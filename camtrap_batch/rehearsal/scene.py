@@ -1,6 +1,6 @@
-"""The place a camera looks at: sky, trees, ground and the grass before the lens, by day and in infrared.
+"""The place a camera looks at: sky, trees, ground and the grass in front of the lens, by day and in infrared.
 
-One scene a camera, drawn once. A model can learn it, as models learn real backgrounds: that is what a
+Each camera has one scene, drawn once. A model can learn it, as models learn real backgrounds: that is what a
 split by location guards against.
 """
 
@@ -42,16 +42,16 @@ _BIOMES = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A camera's view without animals, all pictures of one size.
+    """A camera's view without animals, in pictures that all have the same size.
 
     Args:
         day: RGB, in the light of noon.
         night: L, lit by the camera's infrared flash.
         flash: L, how much of the flash reaches each place.
-        grass: RGB, the plants before the lens, at the lower edge, as wide as the view.
+        grass: RGB, the plants in front of the lens, at the lower edge, as wide as the view.
         grass_mask: L, where they are.
         grass_night: L, the same plants in infrared.
-        horizon: rows from the top.
+        horizon: its height, in rows from the top.
         blade: colour of the grass.
     """
 
@@ -253,7 +253,7 @@ def _mound(day: Image.Image, x: float, y: float, size: float, soil: Colour) -> N
 def _near_grass(
     rng: np.random.Generator, biome: _Biome, size: tuple[int, int]
 ) -> tuple[Image.Image, Image.Image]:
-    """Blades before the lens, a little out of focus: the lowest 40 % of the view."""
+    """Blades in front of the lens, a little out of focus: the lowest 40 % of the view."""
     width, whole = size
     height = round(whole * 0.4)
     picture, mask = Image.new("RGB", (width, height), biome.grass), Image.new("L", (width, height), 0)

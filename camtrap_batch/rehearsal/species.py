@@ -1,7 +1,7 @@
 """The categories of the synthetic data set: what is drawn, how often, at what hour and how large.
 
 The 11 ids that a selection keeps are those of the sample notebook. Which id is which species is an
-assumption of this data set: the notebook names ten of them, in another place than the ids. Names are
+assumption of this data set: the notebook names ten of them, in a different place from the ids. Names are
 scientific and in lower case, as in WCS Camera Traps. No reserve on Earth holds all of them.
 """
 
@@ -16,8 +16,8 @@ EMPTY_ID = 0
 class Species:
     """One category that is drawn.
 
-    share: cards in a camera's deck of visits, so the relative frequency.
-    night: probability that a visit falls in the night.
+    share: cards in a camera's deck of visits, and so the relative frequency.
+    night: probability that a visit is at night.
     height: shoulder (bird: back) height in the picture as a share of the picture's height, from far to near.
     """
 
@@ -27,7 +27,7 @@ class Species:
     night: float
     height: tuple[float, float]
     herd: float = 0.0
-    """Probability that a visit is of two animals."""
+    """Probability that two animals visit together."""
 
 
 SELECTED: tuple[Species, ...] = (
@@ -61,7 +61,7 @@ UNUSED: tuple[tuple[int, str], ...] = (
     (600, "start"),
     (601, "end"),
 )
-"""In the list of categories, on no image."""
+"""In the list of categories, but on no image."""
 
 BY_ID: dict[int, Species] = {species.category_id: species for species in SELECTED + DISTRACTORS}
 

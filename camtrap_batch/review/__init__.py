@@ -1,1 +1,1 @@
-"""What people say about images: labels that they gave elsewhere, and the page for reviewing photos."""
+"""What people say about images: labels given elsewhere, and the page for reviewing photos."""

@@ -37,12 +37,12 @@ class Given:
     Attributes
     ----------
     where : file and line, for messages
-    label : as written there; "empty" if the file says so in its own way
+    label : as written there; "empty" if the file says that in its own way
     images : the images concerned; none if it names an event of this project
     event : id of an event or a sequence; None if it is about single images
     box : x, y, w, h as fractions of the picture
     when : when it was said; None if the file does not say
-    more : count, sex, life_stage, ... as far as they are given
+    more : count, sex, life_stage, ... where they are given
     """
 
     where: str
@@ -254,8 +254,8 @@ _DP_TRAITS = {
 
 
 def _read_camtrap_dp(path: Path) -> Iterator[Given]:
-    """What people observed (classificationMethod human) in media, or in events, that is, in the media of
-    their time."""
+    """What people observed (classificationMethod human) in media, or in events, that is, in the media taken
+    during them."""
     from camtrap_batch.catalog.datapackage import open_package
 
     with open_package(str(path)) as package:
@@ -307,7 +307,7 @@ def _is_label_studio(path: Path) -> bool:
 
 
 def _read_label_studio(path: Path) -> Iterator[Given]:
-    """Tasks with annotations, as Label Studio exports them (JSON), or an annotation each (JSON-MIN)."""
+    """Tasks with annotations, as Label Studio exports them (JSON), or one annotation each (JSON-MIN)."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as problem:
@@ -337,10 +337,10 @@ def _label_studio_image(data: Mapping[str, Any]) -> Names:
 
 
 def _label_studio_min(task: Mapping[str, Any], where: str) -> Iterator[Given]:
-    """An annotation of JSON-MIN: answers stand under the names of what asked for them, beside the data.
+    """An annotation of JSON-MIN: answers are keyed by the name of the question, beside the data.
 
-    An answer alone is a text, which data may be, too: it counts under a name that a label goes by. Several
-    are an object with `choices`; taxonomies are lists of ways down, rectangles lists of objects.
+    A single answer is a text, which data may be, too: it counts under a name that a label goes by. Several
+    are an object with `choices`; taxonomies are lists of paths down the tree, rectangles lists of objects.
     """
     results: list[dict[str, Any]] = []
     for name, value in task.items():

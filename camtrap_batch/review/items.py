@@ -1,7 +1,7 @@
 """What is reviewed: the sequences of a run, their frames, and what is known about them.
 
 Tables are read once, as columns; a sequence is a number. What people said is read again before each decision,
-so that several may review the same run at a time. Of many images the first sequences can be read alone.
+so that several may review the same run at a time. With many images, the first sequences can be read alone.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Wanted:
     label, camera : as in the tables
     least, most : confidence
     first, last : dates
-    is_night : whether its first frame is taken in infrared light
+    is_night : whether its first frame was taken in infrared light
     state : open, done, uncertain, disagree (with the metadata), disputed (among people)
     text : in the label or the camera's name
     """
@@ -100,7 +100,7 @@ class Said:
 
 
 class AtOdds(Exception):
-    """Somebody else decided in the meantime: sequence -> what they said."""
+    """Somebody else has decided in the meantime: sequence -> what they said."""
 
     def __init__(self, said: dict[int, Said]) -> None:
         super().__init__(f"{len(said)} sequences were decided by somebody else")
@@ -108,7 +108,7 @@ class AtOdds(Exception):
 
 
 def read_sequences(run: Run) -> pa.Table:
-    """The sequences to look at, a row each.
+    """The sequences to look at, one row each.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def read_sequences(run: Run) -> pa.Table:
     sequences = run.table("sequences").to_table()
     if not sequences.num_rows:
         raise InputError(f"{run.folder.url}: there is no sequence to look at")
-    # A sequence in which people saw several species has a row for each, and is looked at once.
+    # A sequence in which people saw several species has a row for each, but is looked at only once.
     key = _key(sequences).dictionary_encode().indices.to_numpy()
     return sequences.take(pa.array(np.sort(np.unique(key, return_index=True)[1])))
 
@@ -175,7 +175,7 @@ class Items:
         return len(self.seq_id)
 
     def draw(self, n: int, seed: int = 0) -> Ints:
-        """The sequences of a random sample, in the order to review them; decisions about them will say so."""
+        """The sequences of a random sample, in the order to review them; decisions about them say so."""
         drawn: Draw = bring_draw(
             self.run, self.location, self.seq_id, self.label, self.confidence, n=n, seed=seed
         )
@@ -185,13 +185,13 @@ class Items:
         return rows[rows >= 0]
 
     def frames_of(self, number: int) -> Ints:
-        """Rows of `frames` and `images` of a sequence, in their order."""
+        """A sequence's rows of `frames` and `images`, in their order."""
         rows: Ints = self._by_sequence[self._starts[number] : self._starts[number + 1]]
         return rows
 
     @cached_property
     def empty(self) -> str:
-        """The label that means that there is no animal."""
+        """The label that means: no animal."""
         found: str = self.run.snapshot("locations").meta.get("empty") or EMPTY
         return found
 
@@ -212,7 +212,7 @@ class Items:
 
     @cached_property
     def person(self) -> str:
-        """The label that means: a person; as the data set calls people, where it does."""
+        """The label that means: a person; the data set's own word, if it has one."""
         return spell(PERSON, {plain(label): label for label in self.labels}, self.empty)
 
     @cached_property
@@ -222,7 +222,7 @@ class Items:
 
     @cached_property
     def other_names(self) -> dict[str, list[str]]:
-        """Label -> its common name and its groups, as far as the taxonomy has them."""
+        """Label -> its common name and its groups, if the taxonomy has them."""
         if (taxonomy := self.taxonomy) is None:
             return {}
         found = {
@@ -236,7 +236,7 @@ class Items:
 
     @cached_property
     def truth(self) -> pa.Array:
-        """What the metadata say of each sequence: the label of its frames, where they have just one."""
+        """What the metadata say about each sequence: the label of its frames, if they have just one."""
         catalog = self._rows.read("catalog", ["image_id", "labels"])
         names: list[str | None] = [None] * len(self)
         labels = one_chunk(catalog["labels"])
@@ -341,7 +341,7 @@ class Items:
 
     @cached_property
     def _people(self) -> tuple[set[str], set[str]]:
-        """Ids of images whose label is a person: by people or their sequence's; by a machine."""
+        """Ids of images labelled as a person: by people, or through their sequence; and by a machine."""
         return labelled_people(*(self._rows.get(name, columns) for name, columns in LABELLED.items()))
 
     def _boxes_of(self, row: int) -> list[dict[str, Any]]:
@@ -407,12 +407,12 @@ class Items:
         return keep
 
     def read_what_was_said(self) -> None:
-        """Bring `said` up to date with what has been said by now, here and elsewhere."""
+        """Bring `said` up to date with everything said so far, here and elsewhere."""
         known = self._written()
         if known == self._read:
             return
         self._corrections = read_corrections(self.run)
-        # Of a million images, only those about which somebody said something.
+        # Of what may be a million images, only those about which somebody said something.
         ids, hashes = (one_chunk(pc.list_flatten(self._corrections[name])) for name in ("images", "sha256"))
         image_id, sha256 = one_chunk(self.frames["image_id"]), one_chunk(self.images["sha256"])
         is_told = pc.or_(pc.is_in(image_id, ids), pc.is_in(sha256, hashes.drop_null()))
@@ -445,14 +445,14 @@ class Items:
 
     @property
     def names_told(self) -> pa.Array:
-        """Names of the sequences of which people said something, as they were called then."""
+        """Names of the sequences about which people said something, as they were named then."""
         said = self._corrections.filter(self._corrections["label"].is_valid())
         return one_chunk(said["event"]).drop_null().unique()
 
     def disputed(self) -> list[int]:
-        """Sequences of which somebody else said something else before, and did not take it back."""
+        """Sequences about which somebody else said something different before, and did not take it back."""
         rows = self._corrections.select(["images", "who", "label", "decision"]).to_pylist()
-        last: dict[tuple[str, str], tuple[str, set[str | None]]] = {}  # of an image, by a person
+        last: dict[tuple[str, str], tuple[str, set[str | None]]] = {}  # a person's last word on an image
         newest: dict[str, str] = {}
         for row in rows:
             for image in row["images"]:
@@ -541,7 +541,7 @@ class Items:
                     )
                 )
         path = write_journal(self.run.folder, corrections)
-        if self._read is not None:  # what is written here is known, what others write is not
+        if self._read is not None:  # what this process writes is known, what others write is not
             self._read = self._read[0], self._read[1] | {path.rpartition("/")[2]}
         said = pa.Table.from_pylist([_row(one) for one in corrections], CORRECTIONS)
         self._corrections = pa.concat_tables([self._corrections, said])
@@ -554,8 +554,8 @@ class Items:
                 self.said[number] = Said(decision, who, now, tuple(given))
 
     def _later_than_what_was_said(self, numbers: Sequence[int]) -> dt.datetime:
-        """The time; of two decisions the newer one counts, also where the clock was set back between them,
-        or that of another machine is ahead."""
+        """The current time, but later than what was said about these so far: of two decisions the newer one
+        counts, even if the clock was set back between them, or another machine's is ahead."""
         of_images = self.frames["image_id"].take(
             pa.array(np.concatenate([self.frames_of(number) for number in numbers]))
         )

@@ -35,9 +35,9 @@ class Matched:
     ----------
     corrections : corrections to record
     unmatched : rows that name no image and no event of the run
-    unchanged : rows that say what stands already, or that were read before
-    unknown_labels : label that is no class or category of the data set, and was not given before -> rows
-    at_odds : image -> who said something different of it before, and what
+    unchanged : rows that repeat what already stands, or that were read before
+    unknown_labels : label that is no class or category of the data set, and was never given before -> rows
+    at_odds : image -> who said something different about it before, and what
     """
 
     corrections: list[Correction] = field(default_factory=list)
@@ -121,7 +121,7 @@ def match(
     ----------
     known_labels : classes and categories; a label that differs from one of these, from one that people gave
         before, or from one further up in the file only in case or blanks is taken for it
-    empty : the label that means that there is no animal
+    empty : the label that means: no animal
     who, when : defaults for rows that do not say
     source : where it was said; rows of a source that were recorded before are not recorded again
 
@@ -141,7 +141,7 @@ def match(
         if its_source == source
     }
     spelling = {plain(label): label for label in known_labels}
-    # What people wrote first is the name, so that another way of writing it is no other species.
+    # The name is what people wrote first, so that another spelling does not become another species.
     for label in before["label"].drop_null().unique().to_pylist():
         if not any(plain(label) in words for words in _WORDS.values()):
             spelling.setdefault(plain(label), label)
@@ -189,7 +189,7 @@ def match(
 
 
 def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -> Matched:
-    """Leave out decisions that repeat what is recorded; name those that the others replace."""
+    """Leave out decisions that repeat what is recorded; name those that the remaining ones replace."""
     rows = standing(before, images)
     stands: dict[tuple[str, Any], set[Any]] = {}
     decided: dict[tuple[str, Any], tuple[str, str]] = {}
@@ -224,20 +224,20 @@ def _said(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def spell(given: str, spelling: dict[str, str], empty: str) -> str:
-    """A label as it is known: by `spelling`, what it comes to in `plain` -> how it is written."""
+    """A label in its known spelling: `spelling` maps the result of `plain` to how it is written."""
     key = plain(given)
     if key in spelling:
         return spelling[key]
     for label, words in _WORDS.items():
         if key in words and label == EMPTY:
             return empty
-        if key in words:  # as the data set calls people, where it does
+        if key in words:  # the data set's own word for people, if it has one
             return next((spelling[word] for word in words if word in spelling), label)
     return " ".join(given.split())
 
 
 def plain(label: str) -> str:
-    """What ways of writing a label have in common: without case and further blanks."""
+    """What different spellings of a label have in common: it ignores case and redundant blanks."""
     return " ".join(label.split()).casefold()
 
 

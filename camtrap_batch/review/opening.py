@@ -1,7 +1,7 @@
-"""A run is opened for review: of many images the first sequences at once, all of them a while later.
+"""Opening a run for review: with many images, the first sequences at once, and all of them a while later.
 
-A page on a million images can't wait until they are read. What comes first by the sequences alone, without
-the classes that each image may show beside its label, comes first.
+A page on a million images can't wait until they are all read. So it first shows the sequences that come first
+by what is known of the sequences alone, without the other classes that each image may show.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from camtrap_batch.review.order import Order, after_looks, looks_until, rank
 from camtrap_batch.store.run import Run
 
 AT_ONCE = 100_000
-"""Images that are read before anything is shown; of more the first sequences are."""
+"""Up to this many images are read before anything is shown; otherwise only the first sequences are."""
 
 FIRST = 24
-"""Sequences that are read first."""
+"""Number of sequences that are read first."""
 
 
 def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: float | None = None) -> Ints:
@@ -31,7 +31,7 @@ def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: flo
 
     Parameters
     ----------
-    n : of a random order: how many are to be drawn, as a sample with known chances
+    n : for a random order: how many are to be drawn, as a sample with known probabilities
     until : leave out those after which fewer wrong presence records are expected
     """
     if order == "random" and n is not None:
@@ -46,18 +46,19 @@ def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: flo
 
 
 class Opening:
-    """The sequences of a run, as far as they are read.
+    """The sequences of a run, as far as they have been read.
 
     Parameters
     ----------
-    order, wanted, n, seed, until : what is looked at first
+    order, wanted, n, seed, until : what to look at first
     lock : held while somebody decides
 
     Attributes
     ----------
-    first : numbers of the sequences that `soon` knows the images of, in order; empty once all are read
-    total, done : how many there are to look at, and of how many somebody said something, while `first` counts
-    ranked : numbers of all, in the order asked for, once they are read
+    first : numbers of the sequences whose images `soon` has, in order; empty once everything has been read
+    total, done : how many sequences there are to look at, and about how many somebody said something; valid
+        while `first` is not empty
+    ranked : numbers of all, in the requested order, once they have been read
 
     Raises
     ------
@@ -99,21 +100,21 @@ class Opening:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all is read."""
+        """Whether everything has been read."""
         return self._whole.done()
 
     @property
     def soon(self) -> Items:
-        """What is there soonest: all, or what was read first; waits for either. Raises as `items` does."""
+        """What is available soonest: all, or what was read first; waits for it. Raises as `items` does."""
         return self._soon if self._soon is not None and not self._whole.done() else self.items
 
     @property
     def items(self) -> Items:
-        """All; waits until it is read. Raises what reading it raised."""
+        """Everything; waits until it has been read. Raises whatever reading it raised."""
         return self._whole.result()
 
     def of(self, *numbers: int) -> Items:
-        """What has the images of these sequences soonest."""
+        """Whichever has the images of these sequences soonest."""
         return self.soon if set(numbers) <= set(self.first.tolist()) else self.items
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ class Opening:
         if len(self.first):
             self._soon = Items(self._run, self._sequences, self.first)
             if self._order == "random":
-                ordered(self._soon, self._order, self._n, self._seed)  # decisions tell of the draw
+                ordered(self._soon, self._order, self._n, self._seed)  # decisions refer to the draw
 
     def _read(self) -> None:
         try:

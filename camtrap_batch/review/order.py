@@ -7,10 +7,10 @@ record that is not claimed is wrong if the species was there after all, and revi
 it removes that error. The value of a review is the sum of both, in wrong records. The probabilities are the
 calibrated ones of `infer`, weighted by what the camera's other sequences say (see `_records`).
 
-What was seen changes what is worth looking at next: `after_looks` puts it in the place of what the machine
-says. The order (`priorities`) looks ahead as far as that: of a record's sequences the most probable one comes
-first, and the next ones count as far as those before them leave it open (an index of gain by cost, as for
-other such searches: Gittins 1979, Journal of the Royal Statistical Society B 41, 148-177).
+What was seen changes what is worth looking at next: `after_looks` puts it in place of what the machine says.
+The order (`priorities`) looks ahead that far: of a record's sequences the most probable one comes first, and
+the following ones count only as far as those before them leave the record open (an index of gain over cost,
+as for other such searches: Gittins 1979, Journal of the Royal Statistical Society B 41, 148-177).
 
 `disagree` finds labels of the metadata that are wrong by confident learning (Northcutt, Jiang and Chuang
 2021, Journal of Artificial Intelligence Research 70, 1373-1411).
@@ -57,7 +57,7 @@ class Evidence:
     Attributes
     ----------
     location, label : (n,) text; null for none
-    confidence : (n,) float, that of the label; NaN if there is none
+    confidence : (n,) float, confidence of the label; NaN if there is none
     claims : (n,) bool, whether the label is a species: neither empty nor uncertain nor a group
     sequence, species, probability : (m,) what else a sequence may show: its number, a species, how probable
     """
@@ -121,13 +121,13 @@ def usefulness(known: Evidence) -> tuple[Floats, float]:
 
 
 def priorities(known: Evidence) -> Floats:
-    """(n,) how early to look at each sequence: wrong records that looks remove, by look."""
+    """(n,) how early to look at each sequence: wrong records removed per look."""
     value = np.zeros(len(known.label))
     found = _records(known)
     n = len(found.present)
     if not n:
         return value
-    # Of each record the most probable sequence first; its claims apart from what else may show it.
+    # The most probable sequence of each record first; its claims apart from other sequences that may show it.
     order = np.lexsort((-found.p, ~found.is_claim, found.record))
     record, is_claim = found.record[order], found.is_claim[order]
     p, present = found.p[order], found.present[found.record[order]]
@@ -135,7 +135,7 @@ def priorities(known: Evidence) -> Floats:
     left = _left_open(record * 2 + is_claim, p)
     nothing = np.bincount(record[is_claim], np.log1p(-p[is_claim]), n)[record]
     wrong = 1 - present * (1 - np.exp(nothing))
-    # All claims are looked at where none is right; else one after the other until one is.
+    # If no claim is right, all are looked at; otherwise one after the other until one is.
     mean = np.bincount(record[is_claim], p[is_claim], n)[record] / np.maximum(claims, 1)
     until_right = np.minimum(1 / np.maximum(mean, 1e-9), claims)
     looks = np.maximum(wrong * claims + (1 - wrong) * until_right, 1)
@@ -146,7 +146,7 @@ def priorities(known: Evidence) -> Floats:
 
 
 def _left_open(group: Ints, p: Floats) -> Floats:
-    """For sorted groups: the probability that none of the rows before, in its group, shows the species."""
+    """For sorted groups: the probability that no earlier row of its group shows the species."""
     log = np.log1p(-p)
     before = np.cumsum(log) - log
     starts = np.r_[True, group[1:] != group[:-1]]
@@ -255,7 +255,7 @@ def label_errors(known: Evidence, truth: pa.Array) -> Floats:
     told = given >= 0
     times = np.bincount(given[told], minlength=size)
     threshold = np.bincount(given[told], own[told], size) / np.maximum(times, 1)
-    threshold[times == 0] = 1.0  # a label that the metadata never use has none
+    threshold[times == 0] = 1.0  # a label that the metadata never use has no threshold
     other = np.zeros(n)
     rows = np.concatenate([known.sequence, np.arange(n)])
     what = np.concatenate([species, label])
@@ -298,7 +298,7 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
 
 
 def looks_until(known: Evidence, numbers: Ints, wrong: float) -> int:
-    """How many of the sequences, in order, to review until fewer wrong records are expected."""
+    """How many of the sequences, in order, to review until fewer than `wrong` wrong records are expected."""
     value, expected = usefulness(known)
     left = expected - np.cumsum(value[numbers])
     return int(np.argmax(left < wrong)) + 1 if (left < wrong).any() else len(numbers)

@@ -1,7 +1,7 @@
-"""What is read of a run's tables: all of it, or what belongs to a few sequences, without reading the rest.
+"""Reads a run's tables: all of them, or only what belongs to a few sequences, without reading the rest.
 
-Of a million images that takes half a minute, and a second. A table has its rows in the order of another one
-that it was made of, so that numbers of rows lead from one to the next.
+For a million images the former takes half a minute, the latter a second. A table has its rows in the order of
+the table that it was made from, so row numbers lead from one to the next.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class RunRows:
         self._some = some
 
     def read(self, name: str, columns: list[str]) -> pa.Table:
-        """As `get`, of a table that has to be there. Raises InputError."""
+        """Like `get`, for a table that has to exist. Raises InputError."""
         found = self.get(name, columns)
         if found is None:
             raise InputError(f"{self.run.folder.url}: the table {name} is not there")
         return found
 
     def get(self, name: str, columns: list[str]) -> pa.Table | None:
-        """Columns of a table of images, or of their boxes; None where there is none yet.
+        """Columns of a table of images, or of their boxes; None if it does not exist yet.
 
         Raises
         ------
         InputError
-            Some rows are to be read of tables that do not belong together: `merge` has to run first.
+            Only some rows are to be read, and the tables do not belong together: `merge` has to run first.
         """
         snapshot = self.run.current(name)
         if snapshot is None:
@@ -87,13 +87,13 @@ class RunRows:
 
     @cached_property
     def _usable(self) -> Ints:
-        """Numbers of the usable rows of the manifest, which frames and predictions are of."""
+        """Numbers of the manifest's usable rows, to which frames and predictions correspond."""
         status = self.run.table("manifest").to_table(columns=["status"])["status"].cast(pa.string())
         return np.flatnonzero(pc.is_in(status, pa.array(USABLE)).to_numpy())
 
     @cached_property
     def _boxes(self) -> Ints:
-        """Numbers of the boxes of the frames: `detected` tells how many each image has, in their order."""
+        """Row numbers of the frames' boxes: `detected` says how many each image has, in the same order."""
         counts = self.run.table("detected").to_table(columns=["n_boxes"])["n_boxes"]
         n = one_chunk(counts).fill_null(0).to_numpy().astype(np.int64)
         ends = np.cumsum(n)

@@ -1,7 +1,7 @@
-"""Random samples of sequences, drawn once and kept: each one's probability must never be lost.
+"""Random samples of sequences, drawn once and kept, since the probability of each must never be lost.
 
 A draw is a file of the run folder, `samples/<draw>.json`, written before anybody reviews it. Requesting the
-same draw again returns the existing one, whatever has become of labels since; another number or seed makes
+same draw again returns the existing one, even if labels have changed since; another number or seed makes
 another draw.
 """
 

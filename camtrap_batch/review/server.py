@@ -1,8 +1,8 @@
-"""The review page's server: on loopback, for those who have a link with a token, over TLS elsewhere.
+"""The review page's server: on loopback for those who have a link with a token; elsewhere over TLS.
 
-A link is valid for one browser: its token is exchanged for a cookie. Refused are requests with another Host
-than the one served (a page elsewhere that resolves to this address), and changes without our header (a form
-elsewhere). Only corrections are written.
+A link is valid for one browser: its token is exchanged for a cookie. Two kinds of requests are refused: those
+with another Host than the one served (a page elsewhere that resolves to this address), and changes without
+our header (a form elsewhere). Only corrections are written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from camtrap_batch.store.run import Run
 _COOKIE = "camtrap_review"
 _HEADER = "X-Camtrap-Review"
 PAGE_SIZE = 60
-"""Sequences of a page of the list; after each, an order by use is worked out anew."""
+"""Sequences per page of the list; after each page, the order `useful` is recomputed."""
 
 _PHOTO_SIDE = 1600
 _MOST_BODY = 2**20
@@ -64,7 +64,8 @@ class Reviewing:
 
     Parameters
     ----------
-    at_once : images that are read before anything is shown; of more the first sequences are shown before
+    at_once : up to this many images are all read before anything is shown; with more, the first sequences are
+        shown earlier
 
     Raises
     ------
@@ -104,7 +105,7 @@ class Reviewing:
         return self.opening.items
 
     def start(self) -> dict[str, Any]:
-        """What the page wants to know first."""
+        """What the page needs to know first."""
         items = self.opening.soon
         return {
             "job": self.run.job.name,
@@ -126,8 +127,8 @@ class Reviewing:
         Parameters
         ----------
         start : where the page begins
-        name : of the list that it is a page of, as the first page told it: what was shown of a list stays as
-            it is while its sequences are looked at; what comes next follows from what was said
+        name : name of the list that it is a page of, as given with the first page: what was shown of a list
+            stays the same while its sequences are looked at; what comes next follows from what was said
         """
         opening = self.opening
         is_asked_for = (order, wanted, start) == (self.order, self.wanted, 0)
@@ -184,7 +185,7 @@ class Reviewing:
         return self._open_first(numbers if self.n is None else numbers[: self.n])
 
     def _again(self, order: Order, numbers: Ints) -> Ints:
-        """These sequences in the order that follows from what was said by now."""
+        """These sequences in the order that follows from what has been said so far."""
         place = np.full(len(self.items), len(self.items))
         ranked = self._order(order)
         place[ranked] = np.arange(len(ranked))
@@ -215,7 +216,7 @@ class Reviewing:
         }
 
     def detail(self, number: int) -> dict[str, Any]:
-        """A sequence with its frames; each `row` is what its picture is asked for by."""
+        """A sequence with its frames; each `row` identifies the picture to request."""
         items = self.opening.of(number)
         rows = items.frames_of(number)
         boxes = items.boxes(number)
@@ -241,13 +242,13 @@ class Reviewing:
         }
 
     def picture(self, number: int, place: int, large: bool, people: bool = False) -> bytes | None:
-        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.
+        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None if it can't be read.
 
-        People are blurred, unless the job shows them (`report.people`), or whoever looks asks for it.
+        People are blurred, unless the job shows them (`report.people`), or the viewer asks for it.
 
         Parameters
         ----------
-        number, place : of the sequence, and of the frame in it
+        number, place : number of the sequence, and place of the frame in it
         """
         if not 0 <= number < len(self.opening):
             return None
@@ -481,7 +482,7 @@ class _Decide(_Handler):
 
     def _decide(self, numbers: list[int], labels: list[dict[str, Any]], who: str, seen: Any) -> None:
         reviewing = self.reviewing
-        reviewing.opening.of(*numbers)  # waits, if it must, before others have to
+        reviewing.opening.of(*numbers)  # waits here if it must, without holding the lock
         with reviewing.lock:
             reviewing.opening.of(*numbers).decide(numbers, labels, who, seen)
 

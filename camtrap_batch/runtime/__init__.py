@@ -68,8 +68,8 @@ def open_network(
     precision : auto: the shortest floats that the hardware computes with; the caller must check whether the
         answers hold in them
     runtime : openvino or onnxruntime; None: the first that is installed and can use the device
-    normalising : to be made a part of the network where the runtime can; `info` of the network then says that
-        it takes pixels, (n, height, width, 3) uint8
+    normalising : made part of the network if the runtime can do that; `info` of the network then says
+        that it takes pixels, (n, height, width, 3) uint8
 
     Raises
     ------

@@ -29,7 +29,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Normalising:
-    """What is done with pixels before the first layer: divided by 255, less the mean, divided by std."""
+    """What is done to pixels before the first layer: divide by 255, subtract the mean, divide by std."""
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -91,7 +91,7 @@ class Runtime(Protocol):
 
         Parameters
         ----------
-        normalising : to be made a part of the network where the runtime can: its `info` then says that it
+        normalising : made part of the network if the runtime can do that: its `info` then says that it
             takes (n, height, width, 3) uint8
         """
         ...
@@ -161,7 +161,7 @@ def count_threads(threads: int | None) -> int:
 
 
 def stream(network: Network, batches: Iterable[Array], ahead: int = 0) -> Iterator[list[Array]]:
-    """The outputs of each batch, in order, `network.threads` of them computed at once.
+    """The outputs of each batch, in order; `network.threads` of them are computed at once.
 
     Batches are taken from the iterator as needed, `ahead` more than are being computed.
     """

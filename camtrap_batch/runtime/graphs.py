@@ -1,7 +1,7 @@
-"""OpenVINO networks: converted from torch, given pixels, quantised to 8-bit integers, written to files.
+"""OpenVINO networks: converted from torch, taking pixels, quantised to 8-bit integers, written to files.
 
 An OpenVINO file is a description (`.xml`) with the weights beside it (`.bin`); reading one runs no code.
-Integers are NNCF's: it observes the values that pass through the network on some pictures, and chooses
+Integers are NNCF's: it observes the values that pass through the network for some pictures, and chooses
 scales.
 """
 
@@ -26,12 +26,12 @@ _SIGN_S = 5.0
 
 
 def files_of(path: Path) -> list[Path]:
-    """The two files of the network with this description."""
+    """The two files of the network that has this description."""
     return [path.with_suffix(ending) for ending in ENDINGS]
 
 
 def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """A torch network, for pixels as decoded.
+    """A torch network, converted to take pixels as decoded.
 
     Parameters
     ----------
@@ -56,17 +56,17 @@ def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any
 
 
 def of_onnx(path: Path, size: int, mean: Sequence[float], std: Sequence[float], n_outputs: int) -> Any:
-    """The network in an ONNX file, for pixels as they are decoded.
+    """The network in an ONNX file, converted to take pixels as decoded.
 
     Parameters
     ----------
-    size : side of the squares that it is to be given
+    size : side of the squares that it will be given
     mean, std : as for `of_program`
-    n_outputs : of the one of its outputs that is wanted, for a picture
+    n_outputs : number of values, per picture, of the output that is wanted
 
     Returns
     -------
-    An `openvino.Model` that takes (n, size, size, 3) uint8, of one output.
+    An `openvino.Model` that takes (n, size, size, 3) uint8, with one output.
 
     Raises
     ------
@@ -95,8 +95,8 @@ def with_pixels(model: Any, mean: Sequence[float], std: Sequence[float], layout:
 
     Parameters
     ----------
-    mean, std : per channel, of values between 0 and 1
-    layout : of the pictures that it takes now
+    mean, std : per channel, for values between 0 and 1
+    layout : layout of the pictures that it takes now
     """
     openvino = import_openvino()
     from openvino.preprocess import PrePostProcessor

@@ -104,8 +104,8 @@ def providers(device: Device, precision: Precision) -> list[Any]:
 
 
 def _has_gpu() -> bool:
-    """Whether the driver lists a device; ONNX Runtime names its CUDA provider without one, too."""
-    # The last one is that of a Linux in Windows (WSL).
+    """Whether the driver lists a device; ONNX Runtime lists its CUDA provider even without one."""
+    # The last one is that of Linux under Windows (WSL).
     return any(
         any(Path(folder).glob(name))
         for folder, name in (("/proc/driver/nvidia/gpus", "*"), ("/dev", "nvidia[0-9]*"), ("/dev", "dxg"))

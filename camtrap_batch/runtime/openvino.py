@@ -24,7 +24,7 @@ from camtrap_batch.runtime.quiet import import_openvino
 
 _KEPT = 3  # compiled shapes: upright, wide and tall pictures
 _DOT_PRODUCTS = ("avx512vnni", "avxvnni", "dotprod", "i8mm")
-"""LLVM's names of what multiplies and adds 8-bit integers in 32 bits, on x86 and ARM."""
+"""LLVM's names of the features that multiply and add 8-bit integers in 32 bits, on x86 and ARM."""
 _HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _OUT_OF_MEMORY = ("bad_alloc", "could not create a memory", "failed to allocate", "out of memory")
 
@@ -61,7 +61,7 @@ class OpenVino:
     def multiplies_integers(cls) -> bool:
         """Whether this CPU has instructions for networks in 8-bit integers.
 
-        Without them OpenVINO adds up pairs of products in 16 bits, which may be too few: other answers.
+        Without them OpenVINO adds up pairs of products in 16 bits, which may be too few: answers may differ.
         """
         features = get_host_cpu_features()
         return any(features.get(name) for name in _DOT_PRODUCTS)

@@ -1,8 +1,8 @@
 """OpenVINO without its telemetry.
 
-On import, and whenever a network is converted or quantised, OpenVINO and NNCF report that to their makers
+On import, and whenever a network is converted or quantised, OpenVINO and NNCF report this to their makers
 over the network, unless a user has opted out. Our jobs report nothing to anybody. Without the package that
-sends it, which is also theirs, both work without telemetry.
+sends the reports, which is also theirs, both work without telemetry.
 """
 
 from __future__ import annotations

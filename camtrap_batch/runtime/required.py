@@ -1,7 +1,7 @@
-"""What a worker has to have to compute ONNX files as a plan says.
+"""What a worker needs in order to compute ONNX files as a plan says.
 
-Two runtimes, or two precisions, differ in the last digits. Were each worker to take what it has, an answer
-would depend on which worker gave it; so one that can't compute as the plan says is turned away.
+Two runtimes, or two precisions, differ in the last digits. If each worker took whatever it has, an answer
+would depend on which worker gave it; so a worker that can't compute as the plan says is turned away.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class RequiredRuntime:
 
     Attributes
     ----------
-    runtime : that computes them; None: whichever the worker has
-    key : of the job file, that decides on the precision
+    runtime : the runtime that computes them; None: whichever the worker has
+    key : the job file's key that decides on the precision
     """
 
     device: Device
@@ -28,7 +28,7 @@ class RequiredRuntime:
     key: str
 
     def lacking(self) -> str:
-        """What this process lacks, in words that go on from its name; empty where nothing."""
+        """What this process lacks, in words that continue from its name; empty if nothing."""
         extra = "onnx-gpu" if self.device == "cuda" else "onnx"
         try:
             name, runtime = choose_runtime(self.device)
@@ -47,7 +47,7 @@ class RequiredRuntime:
 
 
 def without_precision(precision: str, device: str, key: str) -> str:
-    """What is said of a worker whose hardware lacks a precision."""
+    """The message about a worker whose hardware lacks a precision."""
     return (
         f"does not compute in {precision} on its {'GPU' if device == 'cuda' else 'CPU'}, which this run is "
         f"computed in: use workers that do, or set {key}: float32, which does all images anew"

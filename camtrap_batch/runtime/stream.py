@@ -1,4 +1,4 @@
-"""Work alongside the caller's: an iterator ahead of its consumer, an ordered map over threads."""
+"""Work alongside the caller's: an iterator that runs ahead of its consumer, an ordered map over threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S = 0.2
 def beside(items: Iterable[Item], depth: int) -> Iterator[Item]:
     """`items`, produced on a separate thread, up to `depth` of them in advance.
 
-    What producing them raises is raised here. A consumer that stops early also ends the thread.
+    Whatever producing them raises is raised here. A consumer that stops early also ends the thread.
     """
     made: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
     left = threading.Event()

@@ -70,9 +70,9 @@ def select(
     rows : rows of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
     findings : the table of that name, None if there is none
-    for_crops : whether crops of the images are trained on: then what their labels count is kept
-    reviewed : what people said beside the labels that the data set came with, which are in `rows` already
-    named : boxes whose label is known, where crops are trained on
+    for_crops : whether crops of the images are trained on: then the counts in their labels are kept
+    reviewed : what people said in addition to the data set's own labels; it is already in `rows`
+    named : boxes with a known label, if crops are trained on
     """
     label, reason = choose(rows, statuses, classes, how.statuses, named)
     if findings is not None:
@@ -123,12 +123,12 @@ def select(
 
 @dataclass(frozen=True)
 class Named:
-    """Boxes whose label is known, by row: a crop of them can be learnt, whatever else the image shows.
+    """Boxes with a known label, by row: their crops can be learnt from, whatever else the image shows.
 
     Attributes
     ----------
     drawn : labels of boxes in the data set's metadata
-    told : what people said in review, see the column `told` of the table selection
+    told : what people said in review; see the column `told` of the table selection
     """
 
     drawn: Mapping[int, Collection[str]]
@@ -150,9 +150,9 @@ class Reviewed:
 
     Attributes
     ----------
-    is_said : (n,) their label is that of a person
-    is_new : (n,) without that they would have none to learn
-    is_drawn : (n,) they were drawn at random to be reviewed, whatever a model says of them
+    is_said : (n,) their label is one that a person gave
+    is_new : (n,) without that label they would have none to learn from
+    is_drawn : (n,) they were drawn at random to be reviewed, whatever a model says about them
     """
 
     is_said: np.ndarray[Any, Any]
@@ -175,10 +175,10 @@ def _leave_out_reviewed(
     kept: np.ndarray[Any, Any],
     reviewed: Reviewed,
 ) -> np.ndarray[Any, Any]:
-    """Drop, in place, what would judge the model and is there only because it was reviewed; returns the rest.
+    """Drop, in place, what would judge the model and is there only because of review; returns the rest.
 
-    What people look at first is what a model was least sure of: figures on it are not those of the data set.
-    A random sample stays, and so does all of it where there is nothing else to judge a model on.
+    What people look at first is what a model was least sure about: figures on it are not those of the data
+    set. A random sample stays, and so does everything if there is nothing else to judge a model on.
     """
     is_judged = side[kept] != "train"
     is_new = (reviewed.is_new & ~reviewed.is_drawn)[kept]
@@ -219,9 +219,9 @@ def choose(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Label ('' where dropped) and reason of each row, before empties are thinned.
 
-    An image counts as empty only where that is all its annotations say; one that shows exactly one chosen
-    species is kept for it, whatever else it shows that was not chosen. One that shows several is kept where
-    boxes say which is where, under the rarest of them.
+    An image counts as empty only if that is all its annotations say. One that shows exactly one chosen
+    species is kept for that, whatever it shows besides that was not chosen. One that shows several is kept,
+    under the rarest of them, if boxes show which is where.
     """
     n = rows.num_rows
     labels = rows["labels"].combine_chunks()
@@ -277,7 +277,7 @@ def drop_found(
     findings: pa.Table,
     kinds: list[str],
 ) -> None:
-    """Drop the rows that are kept so far and have a finding of one of `kinds`, in place.
+    """Drop, in place, the rows kept so far that have a finding of one of `kinds`.
 
     An image with several is dropped for the first of them in `kinds`.
     """

@@ -83,7 +83,7 @@ def check_classes(job: Job, categories: Categories) -> None:
 
 
 def empty_of_data_set(job: Job, categories: Categories) -> str:
-    """The label that means that there is no animal, if there is no model to say so.
+    """The label that means: no animal, if there is no model to say which it is.
 
     Raises JobError if `select.empty.class` does not exist in the data set.
     """
@@ -92,7 +92,7 @@ def empty_of_data_set(job: Job, categories: Categories) -> str:
 
 
 def empty_class(job: Job, info: ModelInfo) -> str:
-    """The model's label that means that there is no animal."""
+    """The model's label that means: no animal."""
     wanted = job.select.empty.class_
     for label, ids in zip(info.classes, info.category_ids, strict=True):
         if wanted in ids or label.casefold() == str(wanted).casefold():

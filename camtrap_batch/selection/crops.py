@@ -41,22 +41,22 @@ def label_crops(
     """Label of each crop, '' if it is in doubt; and how many are in doubt, by `REASONS`.
 
     - A box that people labelled in review carries that label; the other boxes of such an image are in doubt,
-      unless the metadata have them.
-    - A box that people drew in the metadata carries the label that they gave it, unless the image was
-      labelled in review, and otherwise.
-    - Else a box carries the label of its image, where its labels name one species alone. Where they say how
-      many animals there are, and there are more boxes, the most confident ones carry it.
+      unless they are in the metadata.
+    - A box that people drew in the metadata carries the label given there, unless the image was labelled
+      differently in review.
+    - Otherwise a box carries the label of its image if the image's labels name only one species. If they say
+      how many animals there are, and there are more boxes, only the most confident ones carry it.
     - In an empty image a box is empty: the detector was wrong.
     - The background of an empty image is empty. In an image with an animal that has no box, nobody knows
-      where that is.
-    - A whole frame carries the label of its image, unless that shows several of the classes.
+      where the animal is.
+    - A whole frame carries the label of its image, unless the image shows several of the classes.
 
     Parameters
     ----------
-    images : of each image that is selected: label, reason, species, animals, told, as in the table selection
-    crops : image (row in `images`), what, confidence of the box, its sides x, y, w, h, and its own label
-        where the metadata have one
-    classes : labels that are learnt
+    images : for each selected image: label, reason, species, animals, told, as in the table selection
+    crops : image (row in `images`), what, confidence of the box, its sides x, y, w, h, and its own label if
+        the metadata have one
+    classes : labels to be learnt
     empty : the class without an animal; None if there is none
     """
     image = crops["image"].to_numpy()
@@ -93,9 +93,9 @@ def _take_told(
     is_box: npt.NDArray[np.bool_],
     own: _Texts,
 ) -> npt.NDArray[np.bool_]:
-    """Put what people said in review into `own`, in place; returns which crops nobody can tell the label of.
+    """Put what people said in review into `own`, in place; returns which crops are in doubt.
 
-    `own` becomes None where the label of the image counts instead.
+    `own` becomes None if the label of the image counts instead.
     """
     in_doubt = np.zeros(len(image), bool)
     told = images["told"]

@@ -37,7 +37,7 @@ def overrule(rows: pa.Table, said: pa.Table, categories: Categories, empty: str 
     ----------
     said : row (in `rows`), label and count of everything that counts now
     categories : `extended`
-    empty : name of the category without an animal, which \"empty\" means, too
+    empty : name of the category without an animal, which \"empty\" also means
     """
     number_of, names = _numbers(categories, empty), dict(categories)
     labels: dict[int, list[dict[str, Any]]] = {}
@@ -56,11 +56,11 @@ def overrule(rows: pa.Table, said: pa.Table, categories: Categories, empty: str 
 
 
 def told_of(said: pa.Table, categories: Categories, empty: str | None) -> dict[int, list[dict[str, Any]]]:
-    """Row -> what people said of it, as in the column `told` of the table selection.
+    """Row -> what people said about it, as in the column `told` of the table selection.
 
     Parameters
     ----------
-    said : row, label, box, of all that counts now
+    said : row, label, box, of everything that counts now
     """
     number_of, names = _numbers(categories, empty), dict(categories)
     told: dict[int, list[dict[str, Any]]] = {}

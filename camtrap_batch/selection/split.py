@@ -23,7 +23,7 @@ _SPLITS_TRIED = 20
 _CANDIDATES, _FEW_CANDIDATES = 15, 4
 _MANY_GROUPS, _MOST_GROUPS, _MOST_MOVES = 500, 5000, 300
 _LOCATIONS_COUNT = 0.25  # weight; all classes together have 1
-_NONE, _NO_BETTER = 1e-9, 1e-6  # smaller than the share of any image; than any change that matters
+_NONE, _NO_BETTER = 1e-9, 1e-6  # below the share of any image; below any change that matters
 _MOST_LOCATIONS_OF_A_SEQUENCE = 5
 _MOST_NAMED = 30
 
@@ -48,9 +48,9 @@ def groups_of(
 ) -> np.ndarray[Any, Any]:
     """Number of each kept row's group, which must not be divided between train, valid and test.
 
-    A group is a location, with the locations that share a sequence or duplicates with it. Images whose
-    location is not known are held together by deployment, otherwise by sequence; those that have none of the
-    three form one group. A `seq_id` at more than five locations names many sequences: it joins nothing.
+    A group is a location, with the locations that share a sequence or duplicates with it. Images with an
+    unknown location are held together by deployment, otherwise by sequence; those with none of the three form
+    one group. A `seq_id` at more than five locations names many sequences, so it joins nothing.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def groups_of(
     """
     some = rows.take(pa.array(kept))
     location, deployment, sequence = (encode(some[name])[0] for name in ("location", "deployment", "seq_id"))
-    # Numbered in the order of their names, so that the order of rows does not change a split.
+    # Numbered in the order of their names, so that the order of rows does not affect a split.
     site = location.copy()
     for codes in (deployment, sequence):
         site = np.where((site < 0) & (codes >= 0), codes + site.max(initial=-1) + 1, site)
@@ -158,7 +158,7 @@ def _hold_out(
     n_groups, n_classes = int(group.max()) + 1, int(codes.max()) + 1
     counts = np.bincount(group * n_classes + codes, minlength=n_groups * n_classes)
     counts = counts.reshape(n_groups, n_classes)
-    # The last column makes the same part of the locations be held out, not a few with very many images.
+    # The last column has the same part of the locations held out, not a few with very many images.
     shares = np.hstack([counts / counts.sum(axis=0), np.full((n_groups, 1), 1 / n_groups)])
     weights = np.append(np.ones(n_classes), n_classes * _LOCATIONS_COUNT)
 

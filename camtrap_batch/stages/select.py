@@ -68,13 +68,13 @@ class SelectStage(Stage):
         catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
         said, sampled = _said(context, manifest)
         classes = choose_classes(job, _categories(run, said))
-        # Duplicates tie images together, which a split by image ignores.
+        # Duplicates tie images together; a split by image ignores them.
         findings = current_findings(run) if job.select.split.by == "location" else None
         if job.select.drop:
             findings = require_findings(run)
         sources = {"catalog": catalog, "manifest": manifest} | ({"findings": findings} if findings else {})
         what = job.select.model_dump(mode="json", by_alias=True)
-        # Jobs that have neither keep the ids from before these existed.
+        # Jobs that have neither keep the ids from before either existed.
         more = ["crops"] if job.trains_on_crops else []
         if said is not None:
             more.append(digest(said["correction_id"].to_pylist()))
@@ -104,10 +104,10 @@ STAGE = SelectStage()
 
 
 def _said(context: Context, manifest: Snapshot) -> tuple[pa.Table | None, Ints]:
-    """What people said of the images, as `standing` gives it; None where nobody said anything.
+    """What people said about the images, as `standing` gives it; None if nobody said anything.
 
-    And the rows of images that were drawn at random to be reviewed (`camtrap review --order random`): what
-    was said of them for another reason, too, makes them no less random.
+    Also the rows of images that were drawn at random to be reviewed (`camtrap review --order random`):
+    whatever else was said about them, for another reason, makes them no less random.
     """
     run = context.run
     if not context.dry_run:
@@ -125,14 +125,14 @@ def _said(context: Context, manifest: Snapshot) -> tuple[pa.Table | None, Ints]:
 
 
 def _categories(run: Run, said: pa.Table | None) -> list[tuple[int, str]]:
-    """The data set's categories, and other names that people gave animals."""
+    """The data set's categories, and further names that people gave to animals."""
     categories = categories_of(run.snapshot("catalog").meta)
     labels = [] if said is None else said["label"].drop_null().unique().to_pylist()
     return extended(categories, labels)
 
 
 def _drawn(context: Context, catalog: Snapshot) -> dict[str, list[str]]:
-    """Image id -> labels of the boxes that the metadata have, of images that show several species."""
+    """Image id -> labels of its boxes in the metadata, for images that show several species."""
     detection, run = context.job.detection, context.run
     if detection is None or detection[0].results != CATALOG:
         return {}

@@ -1,8 +1,8 @@
 """Reads everything in a run folder, names what is wrong with it, and has it repaired.
 
-Files of tables and of models are compared with the hashes in their receipts (where an earlier version wrote
-none, tables are decoded and their rows counted, models compared with their ids), records are parsed. What is
-damaged and can't be made again as it was is put aside, never deleted.
+Files of tables and models are compared with the hashes in their receipts, and records are parsed. (Where an
+earlier version wrote no hashes, tables are decoded and their rows counted, and models are compared with their
+ids.) Anything damaged that can't be made again exactly as it was is put aside, never deleted.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from camtrap_batch.store.tables import find_damage, read_file, shard_of
 from camtrap_batch.vocabulary import plural
 
 GROWING = {"ledger": "publish", "corrections": "corrections"}
-"""Tables that keep the files of their earlier snapshots, and are not made again; with the stage of their
+"""Tables that keep the files of their earlier snapshots and are not made again, with the stage of their
 receipts."""
 
 ASIDE = "damaged"
-"""Folder, in the run folder, of what a repair has put aside; nothing there is read, or taken away."""
+"""Folder, in the run folder, for what a repair puts aside; nothing in it is read or deleted."""
 
 _OF_MODELS = frozenset({"model.json", "model.safetensors", "model.onnx"})
 """Files without which a model can't be used; the others say how good it is."""
 
 _RECORDS = {"snapshots": 2, "receipts": 3, "plans": 2, "redo": 1, "lease": 1}
-"""Folders of records, and how deep in the run folder these lie; what else is there is not ours."""
+"""Folders of records, and how deep in the run folder they lie; anything else there is not ours."""
 
 _AT_ONCE = 8
 _CHUNK = 2**20
@@ -87,14 +87,14 @@ def check(
     Parameters
     ----------
     repair : have the next run make again what is damaged, and put right what needs no run
-    model_fault : what is wrong with a model's folder, None if nothing is; asked of models of which no receipt
-        has hashes
-    figure_faults : of such a model, the files of figures that can't be read, and why
+    model_fault : returns what is wrong with a model's folder, None if nothing is; called for models whose
+        receipts have no hashes
+    figure_faults : returns the files of figures of such a model that can't be read, and why
 
     Raises
     ------
     LeaseHeld
-        A repair was asked for while a driver is at work there.
+        A repair was requested while a driver is at work there.
     InputError
         It is not a run folder, or a newer version wrote it.
     """
@@ -112,7 +112,7 @@ def _mend_identity(folder: Folder) -> None:
     try:
         identity.check_identity(folder)
     except CamtrapError as problem:
-        if problem.exit_code == 2:  # a newer version, which nothing here would understand
+        if problem.exit_code == 2:  # from a newer version, which nothing here would understand
             raise
         identity.write_identity(folder, anew=True)
 
@@ -210,7 +210,7 @@ class _Check:
                 if self.repair:
                     self.folder.delete(path)
         for table, number in sorted(lost):
-            # What was made of it names its number: committed again, it names the one that there is.
+            # Whatever was made from it names its number; committed again, it names the one that exists.
             for key in self._current():
                 made = self.snapshots[key]
                 if made.inputs.get(table) == number or made.table == table or key[0] == table:
@@ -278,7 +278,7 @@ class _Check:
             newest = of_table[-1] if of_table else None
             is_of_people = table == corrections.TABLE
             if not is_of_people and not self._has_lost_snapshots(table, records, newest):
-                done = []  # what a driver that was killed had not committed
+                done = []  # what a killed driver had not committed
             for files in [each.files for each in of_table] + [each.files for each in done]:
                 known |= {file.file: file for file in files if file.table == table}
             listed = {file.file for file in newest.files} if newest is not None else set()
@@ -286,12 +286,12 @@ class _Check:
                 file for path, file in known.items() if path not in listed and self._fault_of(file) is None
             ]
             if is_of_people:
-                # A fold that was killed before its commit leaves them in the journal.
+                # A fold killed before its commit leaves them in the journal.
                 lacking = [file for file in lacking if not self._is_said_elsewhere(file, listed)]
             number = newest.number if newest is not None else 0
             numbers = snapshots.numbers(self.folder, table)
             if not lacking or any(other > number and (table, other) not in self._lost for other in numbers):
-                continue  # in the second case somebody has added to it meanwhile
+                continue  # in the second case somebody has added to it in the meantime
             rows = sum(file.rows for file in lacking)
             path = snapshots.path_of(table, number or 1)
             self._found(path, f"lacks {plural(rows, 'row')} of {lacking[0].file}", "taken in again")
@@ -314,7 +314,7 @@ class _Check:
         return found
 
     def _has_lost_snapshots(self, table: str, records: dict[str, bytes], newest: Snapshot | None) -> bool:
-        """Whether snapshots of a table were there that are not now."""
+        """Whether a table had snapshots that are gone now."""
         numbers = [
             int(name)
             for path in records
@@ -333,7 +333,7 @@ class _Check:
             wanted -= set(corrections.read_journal(self.folder)[1]["correction_id"].to_pylist())
             for other in listed if wanted else ():
                 wanted -= set(read_file(self.folder, other, names)["correction_id"].to_pylist())
-        except (Damaged, FileNotFoundError):  # told elsewhere
+        except (Damaged, FileNotFoundError):  # reported elsewhere
             return False
         return not wanted
 
@@ -473,13 +473,13 @@ class _Check:
             aside = f"put aside as {ASIDE}/{where}, and " if paths else ""
             self._found(where, what, f"it is {aside}trained again")
             self._again(receipt.stage, receipt.shard_id, receipt.attempt)
-            # A model that is there already would be left as it is.
+            # A model that already exists would be left as it is.
             for path in paths:
                 self._put_aside(path)
 
     def _restore_files(self, where: str, receipt: Receipt) -> bool | None:
-        """Compare a model's files with the hashes in its receipt, and have those that are not the same
-        replaced by their copies; whether the model can be used then, None where there are no hashes."""
+        """Compare a model's files with the hashes in its receipt, and have those that differ replaced by
+        their copies; returns whether the model can be used afterwards, None if there are no hashes."""
         hashes: dict[str, str] = receipt.result.get("files", {})
         is_whole = True
         for name, sha256 in sorted(hashes.items()):
@@ -504,7 +504,7 @@ class _Check:
         self._put_aside(path)
 
     def _copies(self) -> None:
-        """Second copies that are no longer what the originals are."""
+        """Second copies that no longer match their originals."""
         for path in [path for path in self.entries if path.startswith(f"{copies.COPIES}/")]:
             original = path.removeprefix(f"{copies.COPIES}/")
             right = self._hashes.get(original)
@@ -525,7 +525,7 @@ class _Check:
             self.entries[path] = Entry(path, len(data), None)
 
     def _put_aside(self, path: str) -> None:
-        """Move a file to where nothing is read, or deleted."""
+        """Move a file to where nothing is read or deleted."""
         if not self.repair or path not in self.entries:
             return
         data, number = self.folder.read(path), 1
@@ -562,7 +562,7 @@ class _Check:
                 if self.repair:
                     self.folder.delete(entry.path)
 
-    # Helpers of the above.
+    # Helpers for the above.
 
     @functools.cached_property
     def _newest(self) -> dict[str, int]:
@@ -597,7 +597,7 @@ class _Check:
         self.report.again.setdefault(stage, set()).add(shard)
 
     def _commit_again(self, snapshot: Snapshot) -> None:
-        """Nothing of it is done again; its stage finds its receipts, and commits them."""
+        """Have a snapshot committed again; nothing is redone: its stage commits the receipts it finds."""
         if snapshot.table in GROWING:
             return
         prefix = f"receipts/{snapshot.stage}/{snapshot.plan_id}/"
@@ -616,7 +616,7 @@ class _Check:
         files = tuple(each for each in newest.files if each.file != file)
         try:
             snapshots.commit(self.folder, newest.with_files(files), after=newest.number)
-        except Overtaken:  # somebody has added to it meanwhile
+        except Overtaken:  # somebody has added to it in the meantime
             self._leave_out(snapshot, file)
 
     def _ask(self) -> None:
@@ -626,7 +626,7 @@ class _Check:
 
 
 def _first_snapshot(table: str, stage: str, plan_id: str) -> Snapshot:
-    """Of a table that only grows, where no snapshot of it can be read."""
+    """The snapshot of a table that only grows, when none of its snapshots can be read."""
     return Snapshot(
         table=table,
         number=0,

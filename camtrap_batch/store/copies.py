@@ -1,7 +1,7 @@
 """Second copies of what is small and can't be made again: what people said, and what describes a model.
 
-They lie in `copies/`, under the paths that the originals have in the run folder. Nothing reads them but
-`camtrap check --repair`, which puts them in the place of originals that are damaged.
+They are in `copies/`, under the paths that the originals have in the run folder. Only `camtrap check
+--repair` reads them, to replace originals that are damaged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def keep(folder: Folder, paths: Iterable[str]) -> None:
 
 
 def find(folder: Folder, path: str, sha256: str) -> bytes | None:
-    """The content of a file as it was, of its copy; None where there is none, or it is damaged, too."""
+    """A file's original content, from its copy; None if there is no copy, or the copy is damaged, too."""
     try:
         data = folder.read(path_of(path))
     except FileNotFoundError:

@@ -1,10 +1,10 @@
 """What people say about images: kept for good; the newest decision counts.
 
 A correction is durable as soon as `record` returns: a small file of the journal `corrections/` in the run
-folder, under a name of its own, so that many can write at a time and none overwrites another. `fold` makes
-the journal part of the table `corrections`, which only grows, and of which each file has a second copy (see
-`copies`). Whatever is read twice, or told twice, has the same id and is there once. What can't be read is
-never passed over: it ends with a line that names the file.
+folder, under a name of its own, so that many can write at a time and none overwrites another. `fold` merges
+the journal into the table `corrections`, which only grows, and keeps a second copy of each of its files (see
+`copies`). Whatever is read or said twice has the same id and appears once. A file that can't be read is never
+passed over: the command ends with a line that names it.
 
 An image is known by the hash of its file: a correction follows it through renames, a new catalog, another
 model. If a file is replaced by another picture under the same name, what was said about the old picture does
@@ -134,7 +134,7 @@ def read_corrections(run: Run) -> pa.Table:
     Raises
     ------
     Damaged
-        A file of either can't be read: what people said is never skipped in silence.
+        A file of either can't be read: what people said is never silently skipped.
     """
     parts = [read_journal(run.folder)[1]]
     if (table := _newest_snapshot(run.folder)) is not None:
@@ -143,14 +143,14 @@ def read_corrections(run: Run) -> pa.Table:
 
 
 def fold(run: Run) -> Snapshot | None:
-    """Make the journal part of the table; returns the table's snapshot, None where nothing was ever said.
+    """Merge the journal into the table; returns the table's snapshot, None if nothing was ever said.
 
-    Several processes may do so at once: what each of them has read is in the table. Raises Damaged.
+    Several processes may do so at once: whatever each of them has read ends up in the table. Raises Damaged.
     """
     while True:
         try:
             return _fold(run.folder)
-        except Overtaken:  # with what the other one has added
+        except Overtaken:  # try again, with what the other process has added
             continue
 
 
@@ -183,7 +183,7 @@ def _fold(folder: Folder) -> Snapshot | None:
 
 
 def _keep_copies(folder: Folder, files: Sequence[File]) -> None:
-    """A second copy of each file of the table, also of those that an earlier version wrote."""
+    """Keep a second copy of each of the table's files, including those that an earlier version wrote."""
     there = folder.sizes(copies.path_of(f"tables/{TABLE}"))
     missing = [file for file in files if copies.path_of(file.file) not in there]
     faults = find_faults(folder, missing)
@@ -191,8 +191,8 @@ def _keep_copies(folder: Folder, files: Sequence[File]) -> None:
 
 
 def _newest_snapshot(folder: Folder) -> Snapshot | None:
-    """The table's newest snapshot; raises Damaged where that can't be read, since older ones hold less."""
-    try:  # before the others are listed: one that is committed meanwhile is not missing
+    """The table's newest snapshot; raises Damaged if that can't be read, since older ones hold less."""
+    try:  # before the others are listed, so that one committed in the meantime does not look lost
         named = folder.read(snapshots.pointer(TABLE)).strip()
     except FileNotFoundError:
         named = b""
@@ -279,7 +279,7 @@ def _newest(corrections: pa.Table, which: np.ndarray[Any, Any], row: np.ndarray[
 
 
 def read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
-    """Files of the journal, and the corrections in them. Raises Damaged where one can't be read."""
+    """Files of the journal, and the corrections in them. Raises Damaged if one can't be read."""
     paths = [f"{JOURNAL}/{name}" for name in folder.list(JOURNAL) if name.endswith(".json")]
     parts: list[pa.Table] = []
     read: list[str] = []
@@ -294,7 +294,7 @@ def read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
 
 
 def parse_journal(data: bytes) -> pa.Table:
-    """The corrections in a file of the journal. Raises ValueError where it is not what was written."""
+    """The corrections in a file of the journal. Raises ValueError if it is not what was written."""
     rows = json.loads(data)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is no list of corrections")
@@ -316,7 +316,7 @@ _NEVER_NULL = ("correction_id", "decision", "scope", "image_id", "images", "sha2
 
 
 def _in_order(corrections: pa.Table) -> pa.Table:
-    """The oldest first, each once; at the same time, what is said about less comes later, and so counts."""
+    """Oldest first, each once; of those of the same time, what is about less comes later, and so counts."""
     rank = pc.index_in(corrections["scope"], pa.array(_WIDEST_FIRST))
     order = [(name, "ascending") for name in ("when", "rank", "decision", "correction_id")]
     corrections = corrections.append_column("rank", rank).sort_by(order).drop_columns("rank")

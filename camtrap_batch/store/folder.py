@@ -396,11 +396,11 @@ class Folder:
         return {"url": self.url}
 
     def listed(self, *folders: str) -> Folder:
-        """The same, for one look at it: names in these folders are as they are now, and not asked for again;
-        nor is what was read in them.
+        """The same folder for a single look: names in these folders are listed once, as they are now, and not
+        requested again; nor is what was read in them.
 
-        In a bucket that is a request for a thousand names, instead of one for each folder, and for each file
-        that is not there. On a disk, where neither costs anything, it is this folder.
+        In a bucket that takes one request per thousand names, instead of one for each folder and for each
+        missing file. On a disk, where neither costs anything, it is this folder.
         """
         if self.is_local:
             return self
@@ -445,7 +445,7 @@ class _Listed(Folder):
 
     @cached_property
     def _children(self) -> dict[str, builtins.list[str]]:
-        """Names in each folder, sorted; of a file there are none."""
+        """Names in each folder, sorted; a file has none."""
         found: dict[str, set[str]] = {}
         for path in self.names:
             found.setdefault(path, set())
@@ -490,10 +490,10 @@ _FATAL = {
 
 
 _GONE = frozenset({errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH})
-"""What a network disk answers once it is no longer there."""
+"""The errors of a network disk that is no longer there."""
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
-"""What a file system without hard links answers; exFAT and FAT say that it is not permitted."""
+"""The errors of a file system without hard links; exFAT and FAT say that it is not permitted."""
 
 
 def is_staged(path: str) -> bool:

@@ -24,10 +24,10 @@ MIN_AGE_S = 3600.0
 def collect(
     folder: Folder, *, keep: int = 0, dry_run: bool = False, min_age_s: float = MIN_AGE_S
 ) -> tuple[int, int]:
-    """Delete files that lost a race, belong to an abandoned plan, or to a snapshot that is not kept.
+    """Delete files that lost a race, or belong to an abandoned plan or to a snapshot that is not kept.
 
     Receipts go before the files they name, so that no receipt ever names a file that is gone. What people
-    said stays, of whatever snapshot, and what a repair has put aside.
+    said stays, whatever snapshot it is in, and so does what a repair has put aside.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def _garbage(folder: Folder, known: _Known, written_before: float) -> Iterator[E
         entry.path: "/".join(entry.path.removeprefix(f"{copies.COPIES}/").split("/")[:2])
         for entry in [*below("models"), *below(copies.path_of("models"))]
     }
-    # One that was not trained here somebody gave us.
+    # A model that was not trained here was given to us by somebody.
     of_models = (
         entry
         for entry in named
@@ -176,7 +176,7 @@ def _receipts(
             receipt = Receipt.from_json(data)
             files = {file.file for file in receipt.files}
             known.trained.add(f"models/{receipt.result.get('model_id', '')}")
-        except Unreadable:  # which counts as none
+        except Unreadable:  # counts as none
             files = {path}
         is_kept = files <= known.kept if files else plan in known.plans
         was_dropped = files <= referred_to if files else plan in known.dropped_plans

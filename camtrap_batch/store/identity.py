@@ -15,7 +15,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.records import Unreadable, decode, encode
 
 FORMAT = 1
-"""Raised when one version could not read, or would damage, what another has written."""
+"""Incremented whenever one version could not read, or would damage, what another has written."""
 
 OURS = frozenset(
     {"snapshots", "receipts", "plans", "lease", "log.jsonl", "log", "job.yaml", "performance", "redo"}
@@ -38,13 +38,13 @@ class _Identity:
 
 
 def require_run_folder(folder: Folder) -> None:
-    """Raise InputError if there is nothing at all; whether it is sound is checked elsewhere."""
+    """Raise InputError if nothing is there at all; whether it is sound is checked elsewhere."""
     if not folder.list(""):
         raise InputError(f"no run folder at {folder.url}; `camtrap reprocess JOB` makes it (output and name)")
 
 
 def check_identity(folder: Folder) -> bool:
-    """Whether there already is a run folder, one that this version can read.
+    """Whether there already is a run folder that this version can read.
 
     Raises
     ------

@@ -1,10 +1,11 @@
 """Who works on a run folder: one driver at a time, which keeps showing that it is alive.
 
-`lease/<n>.json` is made by exclusive creation, on a disk as in a bucket: whoever makes the greatest number
-holds the lease, and writes the time into it every few seconds. One that was given back, or whose holder is
-gone, is followed by the next number, so that no two can take the same one. A holder on this machine is gone
-when its process is, whatever became of the clock meanwhile; one elsewhere when nothing was heard of it for
-two minutes, by the clocks of both, and nothing is heard while one waits for it.
+`lease/<n>.json` is made by exclusive creation, on a disk and in a bucket alike: whoever makes the greatest
+number holds the lease, and writes the time into it every few seconds. A lease that was released, or that has
+lost its holder, is followed by the next number, so no two drivers can take the same one. A holder on this
+machine is gone when its process is, whatever has happened to the clock in the meantime. A holder on another
+machine is gone when it has been silent for two minutes, by the clocks of both, and stays silent while one
+waits for it.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ class Holder:
 
     Attributes
     ----------
-    id : of this lease
+    id : id of this lease
     host, machine, pid, started : the process: its machine's name and identity, when it began (s since 1970)
-    ticks : when it began, in clock ticks since the machine was started, which setting the clock does not
-        move; 0 where that is not known
-    job, command : what it does
+    ticks : when it began, in clock ticks since the machine booted, which setting the clock does not change;
+        0 if unknown
+    job, command : the job it works on, and the command it runs
     since, beat : when the lease was taken, and the last sign of life, in UTC
     released : whether it was given back
     """
@@ -296,7 +297,7 @@ def _path(number: int) -> str:
 
 @cache
 def _machine() -> str:
-    """Identifies where a process id means the same: this boot of the machine, and the container."""
+    """Identifies where a process id means the same process: this boot of the machine, and the container."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -306,11 +307,11 @@ def _machine() -> str:
 
 
 def _is_alive(pid: int, started: float, ticks: int) -> bool | None:
-    """Whether this very process runs, not another that got its number; None where that can't be seen."""
+    """Whether this very process is running, not another that got its number; None if that can't be told."""
     try:
         process = psutil.Process(pid)
         since_start = _ticks(pid) if ticks else 0
-        # When it began by the clock is another time once the clock was set.
+        # Once the clock has been set, the start time by the clock is a different one.
         is_it = since_start == ticks if since_start else abs(process.create_time() - started) < 2
         return is_it and process.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:
@@ -320,7 +321,7 @@ def _is_alive(pid: int, started: float, ticks: int) -> bool | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is such a process, of somebody else, of which nothing is shown (`hidepid`)."""
+    """Whether such a process exists but is hidden, since it is somebody else's (`hidepid`)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -331,7 +332,7 @@ def _is_hidden(pid: int) -> bool:
 
 
 def _ticks(pid: int) -> int:
-    """When a process began, in clock ticks since the machine was started; 0 where that is not told."""
+    """When a process began, in clock ticks since the machine booted; 0 if unknown."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):

@@ -1,8 +1,8 @@
 """The log of a run: one JSON object per line, written by the driver alone.
 
-On a disk each line is appended to `log.jsonl`. A bucket can't append, it holds only whole files: there the
-log is files in `log/`, in the order of their names, of which only the last is rewritten, at most once a
-second (which is what Google allows). Lines that may wait are held back for 10 s.
+On a disk each line is appended to `log.jsonl`. A bucket can't append, since it holds only whole files: there
+the log is a series of files in `log/`, in the order of their names, of which only the last is rewritten, at
+most once a second (which is what Google allows). Lines that may wait are held back for 10 s.
 """
 
 from __future__ import annotations

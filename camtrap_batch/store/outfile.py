@@ -67,9 +67,9 @@ def _flat(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _batches(table: ds.Dataset | pa.Table, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """A table is not scanned as a dataset.
+    """Batches of rows; a table in memory is not scanned as a dataset.
 
-    A thread of Arrow's that lets go of NumPy's memory while Python ends would end the command with "terminate
+    An Arrow thread that releases NumPy's memory while Python exits would end the command with "terminate
     called without an active exception" and code 134.
     """
     if isinstance(table, pa.Table):

@@ -1,4 +1,4 @@
-"""Where a command may write what a user asked for with `--out`, and how it gets its name once it is
+"""Where a command may write what a user asked for with `--out`, and how that gets its name once it is
 complete."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which files outside the run folder its commands wrote, and what becomes of others under the same names.
+"""Which files outside the run folder its commands wrote, and what happens to others under the same names.
 
-`outputs/<sha256>.json` in the run folder stands for a file of that content. So a file that was moved is
-still known, and one in which somebody has changed a cell is not.
+`outputs/<sha256>.json` in the run folder stands for a file with that content. So a file that was moved is
+still recognised, and one in which somebody has changed a cell is not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from camtrap_batch.store.shards import now
 
 
 class Outputs:
-    """Files that commands of a run folder write outside it."""
+    """Files that a run folder's commands write outside it."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -35,15 +35,15 @@ class Outputs:
         for number in itertools.count(1):
             kept = path.with_name(f"{path.stem}.kept-{number}{path.suffix}")
             if kept.exists() and filecmp.cmp(path, kept, shallow=False):
-                return  # by a command that failed afterwards
+                return  # kept by a command that failed afterwards
             if not kept.exists() and not kept.is_symlink():
                 break
         shutil.copy2(path, kept)
         say(f"{path}: what was there is not as this run wrote it, and is kept as {kept.name}")
 
     def record(self, path: Path) -> None:
-        """Note that a command wrote the file at `path`. A run folder that may only be read stays as it is."""
-        if not path.is_file():  # folders tell by what is in them whose they are
+        """Record that a command wrote the file at `path`. A read-only run folder stays as it is."""
+        if not path.is_file():  # a folder's contents show whose it is
             return
         record = {"file": str(path), "bytes": path.stat().st_size, "written": now()}
         try:

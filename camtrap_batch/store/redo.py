@@ -34,7 +34,7 @@ def ask(
     ----------
     shards : id -> attempts whose receipts are void; if there are none, the stage only looks for what is left
         to do, and commits
-    damaged : files of theirs whose content is not what was written
+    damaged : their files that do not hold what was written
     """
     # An earlier request may be half done: requested again, it would start over.
     before = read(folder, stage)

@@ -27,9 +27,9 @@ def _schema(
     Parameters
     ----------
     fields : name, type and description of each column
-    later : names of columns that the table did not have at first, and whose absence means the same as null.
-        They do not count in `fingerprint`, so that the shards of older run folders keep their ids; a column
-        whose value for old rows is not null must not be named here.
+    later : names of columns that the table did not have at first, and that mean the same when absent as when
+        null. They do not count in `fingerprint`, so that the shards of older run folders keep their ids; a
+        column that has a value other than null for old rows must not be named here.
     widened : column -> its original type, whose every value is also valid in its present type. In
         `fingerprint` the original type counts.
     """

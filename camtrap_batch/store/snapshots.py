@@ -1,8 +1,8 @@
 """Snapshots: versions of a table. Each is an explicit list of files, with totals; its rows never change.
 
 Readers open the files of a snapshot and no others. The newest readable snapshot is the table; numbers only
-grow, so that of two drivers that commit at once neither can undo the other's commit. `CURRENT` names it for
-people and for earlier versions, and is swapped last.
+grow, so if two drivers commit at once, neither can undo the other's commit. `CURRENT` names it for people and
+for earlier versions, and is swapped last.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ class Snapshot:
 
 
 class Overtaken(Exception):
-    """Another process has committed the snapshot of the number that was to be committed."""
+    """Another process has already committed a snapshot under the number that was to be used."""
 
 
 def commit(folder: Folder, snapshot: Snapshot, *, after: int | None = None) -> Snapshot:
-    """Write a snapshot under the next free number (whatever number it has) and make it the current one.
+    """Write a snapshot under the next free number (whatever number it carries) and make it the current one.
 
     Parameters
     ----------
-    after : number of the snapshot that it takes the place of, 0 where there was none. For a table that grows
-        by several processes, none of which may leave out what another has added.
+    after : number of the snapshot that it replaces, 0 if there was none. For a table that several processes
+        add to, none of which may leave out what another has added.
 
     Raises
     ------
     LeaseLost
         Another driver has taken over.
     Overtaken
-        There is another snapshot after that one already.
+        Another snapshot already follows that one.
     """
     check_held(folder)
     number = (max(numbers(folder, snapshot.table), default=0) if after is None else after) + 1

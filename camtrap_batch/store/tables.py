@@ -42,13 +42,13 @@ _ROW_GROUP = {"thumbnails": 256, "training_crops": 256}
 _ALL_DIFFER = frozenset(
     ["image_id", "file_name", "sha256", "jpeg", "event_id", "best_image_id", "key", "row_hash"]
 )
-"""Columns without a dictionary: building one in vain takes a fifth of the time of writing a catalog."""
+"""Columns written without a dictionary: a useless one takes a fifth of the time of writing a catalog."""
 
 _FILES_AT_ONCE = 256
 
 _ROWS_OF_A_FILE = 350_000
-"""More rows go into several files: tables that the driver makes of a whole data set are written by
-threads."""
+"""More rows than this go into several files: tables that the driver makes from a whole data set are written
+by several threads."""
 
 _WRITES_AT_ONCE = 4
 
@@ -62,8 +62,8 @@ _OF_DAMAGE = re.compile(
     r"|footer|metadata|invalid|unexpected|malformed|data page|level|dictionary|encod",
     re.IGNORECASE,
 )
-"""What Arrow says about a file whose content is not what was written; unreachable stores are worded
-otherwise."""
+"""What Arrow says about a file that does not hold what was written; unreachable stores are worded
+differently."""
 
 
 class Table(ds.FileSystemDataset):  # type: ignore[misc]
@@ -212,7 +212,7 @@ def shard_of(file: str) -> str:
 def stands(folder: Folder, plan: Plan, tables: Iterable[str]) -> bool:
     """Whether the current snapshots of a plan's tables are complete, and none of it is to be redone.
 
-    Files are looked for, not read. What is wrong is reported.
+    Files are only looked for, not read. Anything wrong is reported.
     """
     if redo.is_asked(folder, plan.stage, (shard.id for shard in plan.shards)):
         return False
@@ -369,7 +369,7 @@ def finish_shard(
 
 
 def new_attempt() -> str:
-    """A name for one attempt at a shard that no other attempt has."""
+    """A unique name for one attempt at a shard."""
     return uuid.uuid4().hex[:8]
 
 
@@ -413,7 +413,7 @@ class _Hashed:
         return self.file.write(data)
 
     def flush(self) -> None:
-        pass  # the folder does, once everything is written
+        pass  # the folder does it, once everything is written
 
     def close(self) -> None:
         pass
@@ -442,7 +442,7 @@ def commit_plan(
     Raises
     ------
     BrokenPromise
-        Rows in are not rows out, or a file of a receipt is not there with its size.
+        Rows are lost or added on the way, or a file in a receipt is missing or of another size.
     Overtaken
         Another process was first.
     """
@@ -492,8 +492,8 @@ def commit_plan(
 def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged: Collection[str]) -> None:
     """Make earlier snapshots of a table list a shard's new files in place of damaged ones.
 
-    A shard's id stands for everything its rows depend on, so the rows are the same. What was made from an
-    earlier snapshot keeps naming it.
+    A shard's id stands for everything its rows depend on, so the rows are the same. Whatever was made from an
+    earlier snapshot still names it.
     """
     earlier = [number for number in snapshots.numbers(folder, committed.table) if number < committed.number]
     if not damaged and not _may_be_of_an_earlier_plan(folder, committed, earlier):
@@ -529,9 +529,9 @@ def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged:
 
 
 def _may_be_of_an_earlier_plan(folder: Folder, committed: Snapshot, earlier: Sequence[int]) -> bool:
-    """Whether an earlier snapshot may be of the plan of the one that is committed.
+    """Whether an earlier snapshot may belong to the plan of the one being committed.
 
-    None is where the plan was written after the last of them: they need not be read, however many they are.
+    None does if the plan was written after the last of them: then they need not be read, however many.
     """
     if not earlier:
         return False

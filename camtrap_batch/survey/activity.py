@@ -3,8 +3,8 @@
 Ridout & Linkie (2009), Estimating overlap of daily activity patterns from camera trap data, Journal of
 Agricultural, Biological and Environmental Statistics 14: 322-337: von Mises kernels, whose concentration is
 Taylor's (2008, Computational Statistics & Data Analysis 52: 3493-3500) with the largest of three estimates of
-the data's own; overlap by Dhat1 or Dhat4, with the smoothing that their simulations recommend; a smoothed
-bootstrap. Times are those of the cameras' clocks.
+the data's own concentration; overlap by Dhat1 or Dhat4, with the smoothing that their simulations recommend;
+a smoothed bootstrap. Times are those of the cameras' clocks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from camtrap_batch.survey.numerics import scipy
 Doubles = npt.NDArray[np.float64]
 
 GRID = 512
-"""Points of the day at which densities are kept."""
+"""Number of points of the day at which densities are kept."""
 
 FEWEST = 20
 """Minimum number of a species' events for a density."""

@@ -17,7 +17,7 @@ FROM_MANIFEST = ("location", "datetime", "is_night")
 """Columns of the manifest that checks need."""
 
 FEWEST_FOR_NIGHT = 50
-"""Of this many pictures of a deployment, at least one should be taken at night."""
+"""Among this many pictures of a deployment, at least one should have been taken at night."""
 
 MOST_EMPTY_A_DAY = 100
 """Empty pictures in a day; with more, grass or a branch is moving in front of the camera."""

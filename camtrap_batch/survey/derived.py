@@ -44,8 +44,8 @@ SURVEY = pa.schema(
         ("counted", pa.string()),
     ]
 )
-"""One row. `counted` is JSON that says which events count; trap nights are days in the field,
-`trap_nights_from_images` those that rest on photos."""
+"""One row. `counted` is JSON that says which events count; trap nights are days in the field, and
+`trap_nights_from_images` those based on photos."""
 
 SPECIES = pa.schema(
     [
@@ -61,9 +61,9 @@ SPECIES = pa.schema(
         ("effort_source", pa.string()),
     ]
 )
-"""By number of events. Events at times when no camera worked, `events_outside_effort`, count in neither
-stations nor rates. `naive_occupancy` is the fraction of stations where it was seen; low and high are a 95 %
-interval, see `rate`; `effort_source` is images if any of the effort rests on photos."""
+"""By number of events. Events at times when no camera worked, `events_outside_effort`, count towards neither
+stations nor rates. `naive_occupancy` is the fraction of stations where the species was seen; low and high are
+a 95 % interval, see `rate`; `effort_source` is images if any of the effort is based on photos."""
 
 STATION_SPECIES = pa.schema(
     [
@@ -211,12 +211,12 @@ def with_choice(table: pa.Table, merged: MergeResult, counted: Counted, **more: 
         if name not in table.column_names:
             field = SURVEY.field(name)
             table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
-    # A table without rows says it, too, if the format has a place for it.
+    # A table without rows also says so, if the format has a place for it.
     return table.replace_schema_metadata({name: str(value) for name, value in choice.items()})
 
 
 def rate(events: Doubles, days: Doubles) -> tuple[float, float, float]:
-    """Events per 100 days, and a 95 % interval of it.
+    """Events per 100 days, and its 95 % interval.
 
     Stations are the sample: the rate is the ratio of sums, its variance that of the ratio estimator over
     stations (Cochran 1977, Sampling Techniques, eq. 6.13, for an infinite population), but at least that of a

@@ -5,7 +5,7 @@ probability of being reviewed. Whatever the model got wrong, the sample shows in
 those of stratified random sampling (Cochran 1977, Sampling Techniques, chapters 5, 5A and 6), as Olofsson et
 al. 2014 (Remote Sensing of Environment 148, 42-57) set out for error matrices. Shares have Wilson's interval
 at the effective sample size (Dean and Pagano 2015, Journal of Survey Statistics and Methodology 3, 484-503),
-since the usual one is far too narrow where nearly all is right.
+since the usual one is far too narrow where nearly everything is right.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _FEWEST = 2
 """Minimum number drawn from a stratum: a single unit says nothing about variance."""
 
 _PSEUDO = 0.25
-"""Additional units, like the whole, that a stratum is assumed to have if all in it are alike."""
+"""Additional units, distributed like the whole, that a stratum is assumed to have if all in it are alike."""
 
 _PER_BIN = 6
-"""A label is divided by confidence if this many would be drawn from each part."""
+"""A label is divided by confidence if at least this many would be drawn from each part."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def allocate(sizes: Ints, spread: Doubles, n: int) -> Ints:
         room = sizes - drawn
         if left <= 0 or not room.any():
             break
-        # Half by size, so that the unexpected is found, too.
+        # Half by size, so that the unexpected is found as well.
         varied = sizes * spread
         wanted = np.where(room > 0, sizes / sizes.sum() + varied / varied.sum(), 0)
         ideal = np.maximum(wanted / wanted.sum() * n - drawn, 0)
@@ -152,7 +152,7 @@ class Sample:
         n = np.bincount(self.stratum, minlength=len(self.sizes))
         seen = n > 0
         mean = np.bincount(self.stratum, y, len(self.sizes)) / np.maximum(n, 1)
-        # The other strata stand in for one that nobody reviewed.
+        # The other strata stand in for a stratum that nobody reviewed.
         whole = float(self.sizes[seen].sum())
         scale = self.sizes.sum() / whole if whole else np.nan
         left = (y - mean[self.stratum]) ** 2
@@ -224,7 +224,7 @@ def wilson(share: float, variance: float, n: int, freedom: int) -> tuple[float, 
 
 
 def t_quantile(freedom: int) -> float:
-    """Student's t that 95 % lie within, either side (Abramowitz and Stegun 1964, 26.7.5).
+    """Student's t within which 95 % lie, on either side (Abramowitz and Stegun 1964, 26.7.5).
 
     >>> [round(t_quantile(freedom), 2) for freedom in (3, 10, 100)]
     [3.18, 2.23, 1.98]

@@ -35,14 +35,14 @@ DAY = 86_400_000_000
 """Microseconds."""
 
 SILENCE_DAYS = 21
-"""A camera without a photo for longer is assumed to be dead, full or knocked over; without other information,
-it is assumed to have been away."""
+"""A camera without a photo for longer than this is assumed to be dead, full or knocked over; without other
+information, it is assumed to have been away."""
 
 FROM_IMAGES = "images"
 
 RATES = {"rates": "within deployments"}
-"""What the meta of a result of `merge` says whose `detections_per_100_days` leave out events that began when
-no camera worked by its deployments; those of older versions count all."""
+"""Says, in the meta of a result of `merge`, that its `detections_per_100_days` leave out events that began
+when no camera worked according to its deployments; results of older versions count all events."""
 
 Counting = Literal["station", "cameras"]
 """How cameras that work at one location at the same time count: once, or each separately."""
@@ -62,7 +62,7 @@ class Period(NamedTuple):
 
 
 EFFORT = pa.schema([("location", pa.string()), ("days", pa.float64()), ("source", pa.string())])
-"""Effort of each location, ascending; `source` is metadata, cameras, or images if any of it rests on photos;
+"""Effort of each location, ascending; `source` is metadata, cameras, or images if any is based on photos;
 days and source are null if nothing is known."""
 
 
@@ -186,7 +186,7 @@ def watched_events(events: pa.Table, deployments: pa.Table) -> Bools:
     Parameters
     ----------
     events : location, start, and date_only where it is known: then any time of that day will do
-    deployments : as the table `deployments`; at locations of which nothing is known, no event did
+    deployments : as the table `deployments`; at locations about which nothing is known, no event did
     """
     start = microseconds(events["start"])
     until = start + np.where(flags(events, "date_only"), DAY - 1, 0)
@@ -203,11 +203,11 @@ def rated_events(events: pa.Table, deployments: pa.Table) -> Bools:
 
 
 def is_watched(location: Sequence[str], start: Ints, end: Ints, deployments: pa.Table) -> Bools:
-    """Whether a camera worked at n locations at some time from `start` to `end`.
+    """Whether a camera worked at each of n locations at some time from `start` to `end`.
 
     Parameters
     ----------
-    start, end : (n,) microseconds, camera time; the same where it is a moment
+    start, end : (n,) microseconds, camera time; the same for a single moment
     deployments : as the table `deployments`
     """
     spans = {
@@ -235,7 +235,7 @@ def whole_days(start: int, end: int) -> Span:
 def bounds(start: int, end: int) -> Span:
     """First and last moment (exclusive) of photos that may belong to a deployment.
 
-    Noon is taken for a date without a time: then photos of that whole day may belong to it.
+    A date without a time is taken as noon: then photos from that whole day may belong to it.
     """
     noon = DAY // 2
     return start - noon * (start % DAY == noon), end + 1 + noon * (end % DAY == noon)

@@ -23,7 +23,7 @@ from camtrap_batch.survey.occupancy import fit_occupancy
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
 
 MOST_IN_OVERLAPS = 12
-"""The pairs of this many species with the most events are compared; --species names others."""
+"""Pairs among this many species with the most events are compared; --species names others."""
 
 POINTS = 48
 """Points of the day in the table `activity`."""

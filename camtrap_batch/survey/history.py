@@ -27,7 +27,7 @@ Values = Literal["presence", "events", "individuals"]
 Doubles = npt.NDArray[np.float64]
 
 MOST_CELLS = 200_000_000
-"""Maximum of stations times occasions; nothing could read more."""
+"""Maximum number of stations times occasions; nothing could read more."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def make_occasions(
         The first day of the first occasion: survey (of all stations), station (of each), or a date; earlier
         days are left out.
     complete : only occasions on all of whose days a camera worked, including the days of setup and retrieval
-    most_days : leave out what comes later than this many days
+    most_days : leave out whatever comes after this many days
 
     Raises
     ------

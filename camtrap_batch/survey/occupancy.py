@@ -1,4 +1,4 @@
-"""Single-season occupancy: the fraction of stations that a species uses, although it is not always seen.
+"""Single-season occupancy: the fraction of stations that a species uses, though it is not always seen there.
 
 Model and likelihood: MacKenzie, Nichols, Lachman, Droege, Royle & Langtimm (2002), Estimating site occupancy
 rates when detection probabilities are less than one, Ecology 83: 2248-2255, with constant occupancy and one

@@ -43,9 +43,9 @@ class Sensitive:
     Attributes
     ----------
     names : names in the job, in lower case: labels, groups, categories of threat
-    grid_km : size of the grid on which locations that saw them are shown
-    taxonomy : which label is in which group and category, and its common name
-    taxa : the same, as the data set itself says
+    grid_km : size of the grid on which locations where they were seen are shown
+    taxonomy : groups, category and common name of each label
+    taxa : the same, according to the data set itself
     """
 
     names: frozenset[str]
@@ -54,14 +54,14 @@ class Sensitive:
     taxa: tuple[Taxon, ...] = ()
 
     def covers(self, label: str) -> bool:
-        """Whether a label is one of them, in one of their groups, or a group that holds one of them.
+        """Whether a label is one of them, in one of their groups, or a group that contains one of them.
 
         A SpeciesNet class (`id;class;order;family;genus;species;common name`) stands for each of its names.
         """
         return bool(self._words(label)) or label_key(label) in self._above
 
     def unknown(self, labels: Iterable[str]) -> list[str]:
-        """Names that neither a taxonomy nor any of these labels has: perhaps spelt differently."""
+        """Names that neither a taxonomy nor any of these labels has: perhaps they are spelt differently."""
         known = {word for label in (*labels, *self._further) for word in self._words(label)}
         return sorted(self.names - known)
 
@@ -90,7 +90,7 @@ class Sensitive:
     def _above(self) -> frozenset[str]:
         """Groups that contain one of the species: the animal may not have been identified further.
 
-        From the data set itself, genus and family only: it also names classes and phyla, which say nothing.
+        From the data set itself, only genus and family: it also names classes and phyla, which say nothing.
         """
         # The genus of a binomial: Panthera may be Panthera leo.
         found = {words[0] for name in self.names if len(words := name.split()) == 2}
@@ -109,7 +109,7 @@ def sensitive_of(job: Job) -> Sensitive | None:
     Raises
     ------
     InputError
-        The list, the taxonomy or the data package that the data set is can't be read, with file and line.
+        The list, the taxonomy or the data set's data package can't be read, with file and line.
     """
     given = job.publish.sensitive
     if given is None:
@@ -127,7 +127,7 @@ def sensitive_of(job: Job) -> Sensitive | None:
 
 
 def hides_places(job: Job) -> bool:
-    """Whether photos that leave lose their metadata: cameras write their position into EXIF."""
+    """Whether photos that are handed out lose their metadata: cameras write their position into EXIF."""
     return job.publish.public or job.publish.sensitive is not None
 
 
@@ -138,7 +138,7 @@ class Shown:
     Attributes
     ----------
     locations : schemas.LOCATIONS; longitude and latitude may be moved, geometry is then null
-    grid_km : (n,) size of the grid on which each is; 0 if its position is exact
+    grid_km : (n,) size of the grid that each is on; 0 if its position is exact
     notes : lines for people
     """
 
@@ -254,7 +254,7 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
 
 
 def _named_by_place(merged: MergeResult, locations: pa.Table, is_hidden: Bools) -> list[str]:
-    """Hidden locations of which their name, or that of their first file, says where they are."""
+    """Hidden locations whose own name, or whose first file's name, says where they are."""
     hidden = locations.filter(pa.array(is_hidden)).select(["location", "longitude", "latitude"])
     frames = merged.table("frames").to_table(
         columns=["location", "file_name"],
@@ -272,7 +272,7 @@ def _named_by_place(merged: MergeResult, locations: pa.Table, is_hidden: Bools) 
 
 
 def _to_100_m(degrees: float) -> str:
-    """Degrees as whoever writes them begins, to three decimals."""
+    """The first three decimals of degrees, with which their text begins however it is written."""
     return f"{math.floor(degrees * 1000 + 1e-6) / 1000:.3f}"
 
 

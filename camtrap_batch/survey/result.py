@@ -40,9 +40,9 @@ class Counted:
 
         Raises
         ------
-        InputError A name in `species` is the label of no event; or people's labels are requested but the
-        result does not
-            say whose its labels are.
+        InputError
+            A name in `species` is the label of no event; or people's labels are requested but the result does
+            not say where its labels come from.
         """
         known = events["label"].unique().to_pylist()
         for name in self.species:

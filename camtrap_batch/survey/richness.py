@@ -18,7 +18,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 FEWEST_STATIONS = 5
-"""With fewer, nothing is estimated."""
+"""With fewer stations, nothing is estimated."""
 
 
 class Chao2(NamedTuple):

@@ -1,12 +1,12 @@
-"""What a random sample of reviewed sequences says of single locations, few of whose sequences are in it.
+"""What a random sample of reviewed sequences says about single locations, with few sampled sequences each.
 
-What people looked at is known. Of the other sequences at a location the sample tells what those show that are
-labelled alike, with a like confidence, anywhere: the expected number is their sum (a synthetic estimator; Rao
-and Molina 2015, Small Area Estimation, chapter 3). It holds where a model errs alike at all locations, which
-no model does: how much more the errors at one location have in common than chance would have it is found in
-the sample, too, as their correlation. By it what was sampled at the location itself counts for its others
-(chapter 4.3 there: unit level models), and the interval is widened (Kish 1965, Survey Sampling, section 5.4:
-1 + (n - 1) rho).
+What people looked at is known. For the other sequences at a location, the sample shows how often sequences
+labelled alike, with a similar confidence, show a species anywhere; the expected number is the sum of these
+shares (a synthetic estimator; Rao and Molina 2015, Small Area Estimation, chapter 3). That holds if a model
+errs in the same way at all locations, which no model does: how much more the errors at one location have in
+common than they would by chance is also estimated from the sample, as their correlation. It determines how
+far what was sampled at the location itself counts for its other sequences (chapter 4.3 there: unit level
+models), and how much the interval is widened (Kish 1965, Survey Sampling, section 5.4: 1 + (n - 1) rho).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 BINS = (0.5, 0.8, 0.95)
-"""Confidences between which sequences of a label are taken to be alike."""
+"""Bounds of the ranges of confidence within which sequences of a label are taken to be alike."""
 
 _ENOUGH = 8
-"""Sampled sequences of a label, and of a range of confidence, that speak for the others like them."""
+"""Minimum number of sampled sequences, alike in label and confidence, that speak for others like them."""
 
 _WHOLE = -2
-"""In the place of a label: a group that the sample has enough of."""
+"""In place of a label: a group of which the sample has enough."""
 
 _RHO, _PAIRS = 0.1, 20.0
-"""Correlation of errors at one location where nothing tells, and for how many pairs of them that counts."""
+"""Correlation of errors at one location without evidence, and how many pairs of them that is worth."""
 
 _PSEUDO = 0.25
-"""Sequences more that a group is taken to have in the sample, as the whole is: where all are alike, chance is
-not none."""
+"""Additional sequences, distributed like the whole, that a group is assumed to have in the sample: if all are
+alike, chance is still not zero."""
 
 _NORMAL = 1.959964
 
@@ -46,12 +46,12 @@ class Units:
 
     Attributes
     ----------
-    location : (n,) number of its location
+    location : (n,) number of each one's location
     label : (n,) number of the machine's label; -1: none
-    confidence : (n,) of that label; NaN: not known
-    part : (n,) how much each counts, such as its part of an event
+    confidence : (n,) confidence in that label; NaN: not known
+    part : (n,) how much each counts, such as its share of an event
     known : (n,) whether people said what it shows
-    row, shows : (m,) number of a sequence, and of a label that people saw in it
+    row, shows : (m,) number of a sequence, and number of a label that people saw in it
     """
 
     location: Ints
@@ -78,7 +78,7 @@ def location_totals(units: Units, sample: Ints, weight: Doubles, n_locations: in
     Parameters
     ----------
     sample : (k,) numbers of the sequences of a random sample that people looked at
-    weight : (k,) how many sequences each stands for: 1 by its chance to be drawn
+    weight : (k,) how many sequences each stands for: 1 divided by its probability of being drawn
     """
     place = np.full(len(units.label), -1)
     place[sample] = np.arange(len(sample))
@@ -99,7 +99,7 @@ def location_totals(units: Units, sample: Ints, weight: Doubles, n_locations: in
         for one in (part, part**2)
     )
     total, size = whole.sum(axis=1), squares.sum(axis=1)
-    # What a location's own sample tells of it, as far as that is more than chance.
+    # What a location's own sample says about it, as far as that is more than chance.
     n_here = np.bincount(units.location[sample], minlength=n_locations)
     own_part = n_here * rho / (1 + np.maximum(n_here - 1, 0) * rho)
     off = np.zeros((n_locations, n_labels))
@@ -115,7 +115,7 @@ def location_totals(units: Units, sample: Ints, weight: Doubles, n_locations: in
 
 
 def _groups(units: Units, sample: Ints) -> tuple[Ints, Ints]:
-    """The group of alike sequences that each is in, (n,); and of each group `_WHOLE`, or its label where the
+    """The group of similar sequences that each is in, (n,); and for each group `_WHOLE`, or its label if the
     sample has too few of it."""
     label = units.label + 1
     fine = label * (len(BINS) + 1) + np.digitize(np.nan_to_num(units.confidence), BINS)
@@ -127,10 +127,10 @@ def _groups(units: Units, sample: Ints) -> tuple[Ints, Ints]:
 
 
 def _shares(group: Ints, own: Ints, label: Ints, weight: Doubles, y: Doubles) -> tuple[Doubles, Doubles]:
-    """(groups, labels) the share of a group's sequences that show a label, and the variance of that.
+    """(groups, labels) share of a group's sequences that show a label, and the variance of that share.
 
-    Of groups that the sample has too few of, all of them together tell how often the label is right, and what
-    else is there.
+    For groups of which the sample has too few, all of these together show how often the label is right, and
+    what else occurs.
 
     Parameters
     ----------

@@ -300,7 +300,7 @@ class _FanOut:
             self.attempts.erred(attempt, problem)
 
     def _require_fit_ones(self, workers: set[str]) -> None:
-        """Begin without those that lack what the work asks for. Raises ClusterError where none is left."""
+        """Begin without the workers that lack what the work asks for. Raises ClusterError if none is left."""
         unfit = self._unfit_among(workers)
         for reason in unfit.wrong.values():
             raise ClusterError(reason)

@@ -1,4 +1,4 @@
-"""Whether a worker is fit for the work: the driver's versions, images and run folder in sight, what it wants.
+"""Whether a worker is fit for the work: it has the driver's versions, sees the images and the run folder, ...
 
 A worker on a machine where a disk is not mounted would call a whole data set missing, and nobody would
 notice. All workers are checked before a stage's first shard, those that join later when they join, and each
@@ -71,7 +71,7 @@ class Unfit:
     Attributes
     ----------
     wrong : those with other versions, or without sight of images or run folder: somebody has to mend that
-    unable : those that lack what the work asks for itself: others may have it
+    unable : those that lack what the work itself asks for: others may have it
     """
 
     wrong: dict[str, str]
@@ -81,7 +81,7 @@ class Unfit:
 def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> Unfit:
     """Which of `workers` (addresses) can't do the work.
 
-    One that does not answer in time is not named: it checks by itself before its own first shard.
+    A worker that does not answer in time is not named: it checks by itself before its own first shard.
     """
     addresses = list(workers)
 
@@ -113,13 +113,13 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> Unfit
         elif isinstance(found, ImportError | AttributeError):
             other = f"worker {address} runs another camtrap-batch than here, or none: {found}"
             unfit.wrong[address] = other
-        # Any other exception: it went away meanwhile.
+        # Any other exception: it went away in the meantime.
     return unfit
 
 
 @dataclass(frozen=True)
 class WorkerLook:
-    """What a worker process says of itself.
+    """What a worker process says about itself.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ _MOST = 300
 
 @dataclass(frozen=True)
 class Boxes:
-    """What was compared: pictures, boxes of the original and of the import, boxes that both have."""
+    """What was compared: pictures, the original's boxes, the import's boxes, and those that both have."""
 
     n: int
     boxes: int
@@ -58,7 +58,7 @@ class Boxes:
 def compare_boxes(
     detector: OnnxDetector, pictures: Sequence[bytes], theirs: Sequence[Sequence[Sequence[float]]], way: str
 ) -> Boxes:
-    """The boxes that our worker finds, and those of the original, of each picture a list of `Rows`."""
+    """Compare the boxes that our worker finds with the original's; a list of `Rows` for each picture."""
     finder = detector.finder(detector.path, threads=1)
     boxes = same = 0
     for data, found, rows in zip(pictures, finder.find(pictures), theirs, strict=True):
@@ -114,7 +114,7 @@ def _rows(found: Found, width: int, height: int) -> Rows:
 
 
 def _clipped(rows: Rows, width: int, height: int) -> Rows:
-    """Ours end at the picture's borders; a box without any extent is dropped."""
+    """Boxes cut off at the picture's borders, as ours are; a box without any extent is dropped."""
     rows[:, :4] = np.clip(rows[:, :4], 0, [width, height, width, height])
     kept = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
     return np.asarray(kept[np.argsort(-kept[:, 4], kind="stable")], np.float64)

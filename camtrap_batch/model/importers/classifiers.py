@@ -80,7 +80,7 @@ def compare_onnx(folder: Path, file: Path, info: ModelInfo, pictures: Sequence[b
 
 
 def _plain_session(file: Path) -> Any:
-    """ONNX Runtime if it is installed, since most people would use it; otherwise whatever runtime is."""
+    """ONNX Runtime if it is installed, since most people would use it; otherwise whichever runtime is."""
     if find_spec("onnxruntime") is None:
         return open_network(file, "cpu", 1, "float32").run
     return open_network(file, "cpu", 1, "float32", runtime="onnxruntime").run

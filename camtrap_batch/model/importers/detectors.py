@@ -125,7 +125,7 @@ def _write(folder: Path, pictures: Sequence[bytes]) -> list[str]:
 
 def _require_same_numbers(detector: OnnxDetector, raw: Path, where: str) -> None:
     """Compare the ONNX file's outputs with the network's own for a frame of noise, if they are boxes on a
-    grid: other outputs are sorted, so that two of them may change places."""
+    grid: other outputs are sorted, so two of them may change places."""
     if detector.layout not in ("yolov5", "yolov8"):
         return
     with np.load(raw) as arrays:

@@ -94,7 +94,7 @@ IMPORT = OnnxImporter()
 
 
 def _finds_boxes(network: OnnxInfo) -> bool:
-    """Whether an output has three axes, or it says that it is a detector."""
+    """Whether an output has three axes, or the file says that it is a detector."""
     if network.metadata.get("task") == "detect":
         return True
     return any(len(port.shape) == 3 for port in network.outputs) and not any(

@@ -98,7 +98,7 @@ def import_published(
 
 
 def licence_of(library: Library, arch: str) -> str | None:
-    """Of the weights that timm publishes, as it says; None of those of torchvision."""
+    """Licence of the weights that timm publishes, as timm gives it; None for torchvision's."""
     if library == "torchvision":
         return None
     import timm
@@ -115,7 +115,7 @@ def _create(arch: str, n_classes: int, info: ModelInfo, where: str) -> nn.Module
 
 
 def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The state for pictures of the network's size: position embeddings are resampled, as timm does."""
+    """The state, adapted to the network's size of pictures: position embeddings are resampled as in timm."""
     own = network.state_dict().get("pos_embed")
     given = state.get("pos_embed")
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)

@@ -1,6 +1,6 @@
 """SpeciesNet: its classifier as an ONNX file, its taxonomy and its geofence as files for a job.
 
-The folder is that of its package (github.com/google/cameratrapai): `info.json` names the weights, the labels,
+The folder is its package's (github.com/google/cameratrapai): `info.json` names the weights, the labels,
 the taxonomy and the geofence. Its labels are `uuid;class;order;family;genus;species;common name`.
 """
 
@@ -258,7 +258,7 @@ def is_allowed(
 ) -> bool:
     """Whether the geofence allows a class in a country, or in a region of it.
 
-    The rules of speciesnet 5.0: a class that it does not name is allowed everywhere; one that is allowed
+    The rules of speciesnet 5.0: a class that is not named is allowed everywhere; one that is allowed
     somewhere is allowed nowhere else; without a region, a country counts as allowed or blocked if a part of
     it is.
     """
@@ -322,8 +322,8 @@ def write_taxonomy(path: Path, taxa: Sequence[Taxon], labels: Sequence[str]) -> 
 def write_species(path: Path, taxa: Sequence[Taxon], labels: Sequence[str], possible: Sequence[Taxon]) -> int:
     """Write a file for `events.species`; returns its number of lines.
 
-    A group with classes below it is left out, as it would stand for all of them: it is possible wherever one
-    of them is.
+    A group with classes below it is left out, since it would stand for all of them: it is possible wherever
+    one of them is.
     """
     allowed = {taxon.line for taxon in possible}
     groups = {name for taxon in taxa for name in taxon.ranks[:4] if name and name != taxon.name}

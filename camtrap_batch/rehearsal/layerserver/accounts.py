@@ -31,7 +31,7 @@ DEFAULT_USERS: Mapping[str, User] = {
     "warden": User("rehearsal", "editor"),
     "visitor": User("rehearsal", "viewer"),
 }
-"""Loopback alone can reach them; nothing that they open is worth a secret."""
+"""They can be reached only through loopback; nothing that they open is worth a secret."""
 _ROLES = {"publisher": "org_publisher", "editor": "org_user", "viewer": "iAAAAAAAAAAAAAAA"}
 _PRIVILEGES = {
     "viewer": ["portal:user:viewOrgItems"],
@@ -47,7 +47,7 @@ _PRIVILEGES = {
 
 
 class Accounts:
-    """Tokens are signed, not kept: one given out before a restart is good after it."""
+    """Tokens are signed, not stored: one issued before a restart is still valid after it."""
 
     def __init__(self, database: Database, users: Mapping[str, User], token_minutes: float) -> None:
         self.users, self.token_minutes = dict(users), token_minutes
@@ -57,10 +57,10 @@ class Accounts:
             self._generation = int(setting(db, "tokens", "0"))
 
     def sign_in(self, name: str, password: str) -> str:
-        """The user's name as it is kept.
+        """The user's name in its stored form.
 
         Raises:
-            Refused: as a portal says it.
+            Refused: with a portal's own message.
         """
         for known, user in self.users.items():
             if known.lower() == name.lower() and hmac.compare_digest(
@@ -70,7 +70,7 @@ class Accounts:
         raise Refused(400, "Unable to generate token.", ["Invalid username or password."])
 
     def token(self, name: str, minutes: float | None = None) -> tuple[str, int]:
-        """A token of a user, and when it expires (milliseconds since 1970)."""
+        """A token for a user, and when it expires (milliseconds since 1970)."""
         lasts = self.token_minutes if minutes is None else min(minutes, self.token_minutes)
         expires = int((time.time() + lasts * 60) * 1000)
         content = {"user": name, "expires": expires, "of": self._generation, "id": secrets.token_hex(4)}
@@ -78,7 +78,7 @@ class Accounts:
         return f"{packed}.{self._sign(packed)}", expires
 
     def user_of(self, token: str) -> str | None:
-        """Whose token it is; None without one.
+        """The user to whom a token belongs; None without a token.
 
         Raises:
             Refused: code 498.
@@ -96,7 +96,7 @@ class Accounts:
         return name
 
     def expire_tokens(self) -> None:
-        """Every token that was given out so far is expired from now on."""
+        """Let every token issued so far expire now."""
         with self._database.writing() as db:
             self._generation += 1
             db.execute("UPDATE settings SET value = ? WHERE key = 'tokens'", (str(self._generation),))
@@ -105,7 +105,7 @@ class Accounts:
         return self.users[name].role if name is not None else None
 
     def describe(self, name: str) -> Json:
-        """What `community/users/NAME` says."""
+        """The answer of `community/users/NAME`."""
         role = self.users[name].role
         return {
             "username": name,

@@ -1,4 +1,4 @@
-"""What a handler of the rehearsal server gives back, and how values arrive and leave as JSON."""
+"""What a handler of the rehearsal server returns, and how values arrive and leave as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RowRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """An answer that is not JSON: a photo, a page, a redirection."""
+    """An answer that is not JSON: a photo, a page, a redirect."""
 
     content: bytes
     content_type: str
@@ -47,7 +47,7 @@ Answer = Json | Raw
 
 
 def parse(text: str, what: str) -> Any:
-    """JSON of a parameter; NaN and Infinity are not JSON and refused, as ArcGIS does."""
+    """JSON of a parameter; NaN and Infinity are not JSON and are refused, as by ArcGIS."""
     try:
         return msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, UnicodeEncodeError) as problem:
@@ -59,14 +59,14 @@ def encode(answer: Json) -> bytes:
 
 
 def objects(text: str, what: str) -> list[Json]:
-    """A parameter that is a JSON array of objects; nothing is an empty one."""
+    """A parameter that is a JSON array of objects; an empty text is an empty array."""
     if not text.strip():
         return []
     return listed(parse(text, what), what)
 
 
 def listed(value: Any, what: str) -> list[Json]:
-    """A JSON array of objects; null is an empty one."""
+    """A JSON array of objects; null is an empty array."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
@@ -79,7 +79,7 @@ def is_true(text: str) -> bool:
 
 
 def whole_number(text: str, what: str) -> int:
-    """A parameter that is a number of rows or of an object; refused when negative."""
+    """A parameter that is a number of rows or an object id; refused if negative."""
     try:
         number = int(text)
     except ValueError:
@@ -90,10 +90,10 @@ def whole_number(text: str, what: str) -> int:
 
 
 def numbers(text: str, what: str) -> list[int]:
-    """A parameter of ids, `1,2,3` or `[1,2,3]`."""
+    """A parameter that lists ids, `1,2,3` or `[1,2,3]`."""
     return [whole_number(part.strip(), what) for part in text.strip("[] ").split(",") if part.strip()]
 
 
 def words(text: str) -> list[str]:
-    """A parameter of names, separated by commas."""
+    """A parameter that lists names, separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -27,7 +27,7 @@ _LONGITUDES, _LATITUDES = ("longitude", "lon", "x"), ("latitude", "lat", "y")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a job shall do; `matching` is the field by which a row is known, None without upsert."""
+    """What a job is to do; `matching` is the field that identifies a row, None without upsert."""
 
     layer: Layer
     rows: Sequence[Json]
@@ -40,7 +40,7 @@ class Plan:
 
 
 def read_source(database: Database, request: Request, uploads: Uploads) -> Upload:
-    """What is to be appended: an upload, an item of the portal, or the edits themselves."""
+    """What to append: an upload, an item of the portal, or the edits themselves."""
     if edits := request.text("edits").strip():
         return Upload("edits.json", "application/json", edits.encode())
     if upload := request.text("appendUploadId").strip():
@@ -57,7 +57,7 @@ def read_source(database: Database, request: Request, uploads: Uploads) -> Uploa
 def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: str) -> Plan:
     """
     Raises:
-        Refused: the format is not known or not what it says, or the matching field has no unique index.
+        Refused: the format is unknown, or not that of the data, or the matching field has no unique index.
     """
     kind = parameters.get("appendUploadFormat", "")
     if kind not in layer.append_formats:
@@ -95,7 +95,7 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
 def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
     """Do the job.
 
-    Its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows, `rows` refuses rows.
+    The fault `stall` leaves it pending for a while, `error` ends it after `keep` rows, `rows` refuses rows.
     """
     database = site.database
     if fault is not None and fault.kind == "stall":
@@ -197,7 +197,7 @@ def _csv_rows(layer: Layer, content: bytes, mappings: Mapping[str, str]) -> list
 
 
 def _csv_row(layer: Layer, row: Mapping[str, str]) -> Json:
-    """Text becomes what the field of its name takes; a cell that is empty is null."""
+    """Text is converted to what the field of that name takes; an empty cell is null."""
     attributes: Json = {}
     place: dict[str, float] = {}
     for name, text in row.items():

@@ -36,7 +36,7 @@ _COLUMNS = {
 def check_attachments(layer: Layer) -> None:
     """
     Raises:
-        Refused: the layer has none.
+        Refused: the layer has no attachments.
     """
     if not layer.has_attachments:
         raise Refused(400, "This operation is not supported.", [f"layer '{layer.name}' has no attachments"])
@@ -121,7 +121,7 @@ def query(db: sqlite3.Connection, layer: Layer, parameters: Mapping[str, str], a
     """Attachments of many rows, in groups by row; the page counts attachments.
 
     Args:
-        address: of the layer, for `returnUrl`.
+        address: the layer's address, for `returnUrl`.
     """
     condition, values = _condition(layer, parameters)
     source = (

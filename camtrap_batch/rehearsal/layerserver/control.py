@@ -1,4 +1,4 @@
-"""The addresses under /rehearsal, for the one who rehearses: faults, counts of requests, all rows."""
+"""The addresses under /rehearsal, for whoever rehearses: faults, counts of requests, all rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camtrap_batch.rehearsal.layerserver.site import Site
 
 
 class Control:
-    """Answers what is no part of ArcGIS; neither counted nor hit by faults."""
+    """Answers requests that are not part of ArcGIS; they are neither counted nor hit by faults."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -48,7 +48,7 @@ class Control:
 
 
 def rows(site: Site, service: str, number: str) -> list[Json]:
-    """Every row of a layer by object id: its attributes, and `SHAPE`, its geometry, None in a table."""
+    """Every row of a layer by object id: its attributes, and `SHAPE`, its geometry (None in a table)."""
     layer = site.layer(site.service(service).name, number)
     columns = ", ".join(field.column for field in layer.fields)
     with site.database.reading() as db:

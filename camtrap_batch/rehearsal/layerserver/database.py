@@ -63,7 +63,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is committed at the end, and rolled back when an exception passes."""
+        """A transaction that is committed at the end, or rolled back if an exception passes through."""
         with self._lock:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -97,7 +97,7 @@ class Database:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA case_sensitive_like=ON")
-        # SQLite's own know ASCII alone, and no standard deviation.
+        # SQLite's own functions know only ASCII, and there is no standard deviation.
         connection.create_function("upper", 1, _upper, deterministic=True)
         connection.create_function("lower", 1, _lower, deterministic=True)
         connection.create_aggregate("var", 1, _Variance)  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ class Database:
 
 
 def save_layer(db: sqlite3.Connection, layer: Layer) -> None:
-    """Keep the definition, and make the table of its rows when there is none."""
+    """Store the definition, and create the table for its rows if there is none."""
     db.execute(
         "INSERT INTO layers(service, id, definition) VALUES(?, ?, ?)"
         " ON CONFLICT(service, id) DO UPDATE SET definition = excluded.definition",
@@ -143,7 +143,7 @@ def set_indexes(db: sqlite3.Connection, old: Layer, new: Layer) -> None:
     """Make the indexes those of `new`.
 
     Raises:
-        Refused: a unique index is asked for where values are there twice.
+        Refused: a unique index is requested, but values occur twice.
     """
     before, after = {i.name.lower(): i for i in old.indexes}, {i.name.lower(): i for i in new.indexes}
     for name, index in before.items():
@@ -177,7 +177,7 @@ def _index_name(layer: Layer, name: str) -> str:
 
 
 def setting(db: sqlite3.Connection, key: str, value: str) -> str:
-    """The value of a key, which is set to `value` where it is not there yet."""
+    """The value of a key, which is first set to `value` if it does not exist."""
     db.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (key, value))
     found: str = db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()[0]
     return found
@@ -204,7 +204,7 @@ def _lower(value: str | float | None) -> str | float | None:
 
 
 class _Variance:
-    """Of a sample, as ArcGIS does; Welford's way of adding one value at a time."""
+    """Variance of a sample, as in ArcGIS; computed by Welford's method, one value at a time."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.squares = 0, 0.0, 0.0

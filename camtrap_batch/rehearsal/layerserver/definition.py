@@ -1,4 +1,4 @@
-"""A layer or table as its definition says: fields, what each takes, and the metadata that clients read."""
+"""A layer or table as defined: its fields, what each takes, and the metadata that clients read."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ class Field:
         return entry
 
     def check(self, value: object) -> object:
-        """The value as it is kept.
+        """The value as it is stored.
 
         Raises:
-            RowRefused: code 1001 for a null that can't be, 1016 for a value that the field does not take.
+            RowRefused: code 1001 for a forbidden null, 1016 for a value that the field does not take.
         """
         if value is None:
             if self.is_nullable:
@@ -256,7 +256,7 @@ class Layer:
         return f'"{self.service}/{self.id}"'
 
     def sql_type(self, field: Field) -> str:
-        """Type of a field's column; some databases take upper and lower case for the same."""
+        """Type of a field's column; some databases treat upper and lower case as the same."""
         is_like = self.ignores_case and field.kind == "text"
         return f"{field.sql_type} COLLATE NOCASE" if is_like else field.sql_type
 
@@ -277,13 +277,13 @@ class Layer:
     def metadata(
         self, capabilities: str, extent: tuple[float, ...] | None, edited_ms: int, version: float
     ) -> Json:
-        """What the layer's own address answers.
+        """The answer of the layer's own address.
 
         Args:
-            capabilities: of the layer, or of its service.
-            extent: of its rows, in its spatial reference.
-            edited_ms: when it was edited last.
-            version: of the server.
+            capabilities: capabilities of the layer, or of its service.
+            extent: extent of its rows, in its spatial reference.
+            edited_ms: when it was last edited.
+            version: the server's version.
         """
         is_table = self.geometry_type is None
         shape: Json = {}
@@ -408,7 +408,7 @@ def _completed(definition: Json) -> Json:
     except ValueError as problem:
         raise Refused(400, "Invalid definition", [str(problem)]) from None
     primary = str(done["objectIdField"]).lower()
-    done["indexes"] = [  # the primary key is there by itself, clients send it along with what they have read
+    done["indexes"] = [  # the primary key exists anyway, and clients send it back with what they have read
         {**entry, "name": str(entry.get("name") or f"{str(entry.get('fields', '')).replace(',', '_')}_index")}
         for entry in done.get("indexes") or []
         if str(entry.get("fields", "")).lower() not in (primary, "shape")

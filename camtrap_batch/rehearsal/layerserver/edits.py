@@ -25,9 +25,9 @@ class Edits:
         deletes: object ids, or global ids where `by_globalid`.
         by_globalid: rows are named by their global id (useGlobalIds).
         rollback: keep nothing when one row fails.
-        editor: user's name, for editor tracking.
+        editor: the user's name, for editor tracking.
         fail: what to do with a row before it is applied, by its number in adds, updates, deletes: tests
-            refuse rows here.
+            make it refuse rows.
     """
 
     adds: Sequence[Json] = ()
@@ -41,7 +41,7 @@ class Edits:
 
 
 class RolledBack(Exception):
-    """Leaves the transaction; carries the answer."""
+    """Ends the transaction; carries the answer."""
 
     def __init__(self, results: dict[str, list[Json]]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def apply(db: sqlite3.Connection, layer: Layer, edits: Edits) -> dict[str, list[
     """Apply the edits in an open transaction.
 
     Returns:
-        addResults, updateResults and deleteResults, one entry a row and in the order of the rows.
+        addResults, updateResults and deleteResults, one entry per row, in the order of the rows.
 
     Raises:
         RolledBack: a row failed and `edits.rollback`; the transaction must end in a rollback.
@@ -236,7 +236,7 @@ class _Writer:
 def check_right(capabilities: str, *wanted: str) -> None:
     """
     Raises:
-        Refused: the layer does not offer what an edit needs.
+        Refused: the layer does not offer what the edit needs.
     """
     have = [word.strip() for word in capabilities.split(",")]
     for word in wanted:

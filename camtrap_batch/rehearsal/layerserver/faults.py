@@ -32,15 +32,15 @@ class Fault(BaseModel):
             `drop`: the connection is reset;
             `stall`: `seconds` pass;
             `slow`: the answer's body takes `seconds`;
-            `truncate`: of the answer's rows only the first `keep` arrive, and nothing says so;
-            `expire`: every token that was given out so far is expired.
+            `truncate`: only the first `keep` of the answer's rows arrive, and nothing says so;
+            `expire`: every token issued so far expires.
         operation: name of the request's operation, such as `applyEdits`, `query`, `query.count` or
             `addAttachment`; `query` is every kind of query, `*` is everything.
-        path: what must be in the request's path, such as `/0/`.
-        nth: at the how many-th of these requests from now on; 1 is the next.
+        path: text that must be in the request's path, such as `/0/`.
+        nth: which of these requests, counted from now on; 1 is the next.
         times: how many times in a row; null for always.
         when: `before` the server does what was asked, or `after`. A request that stalls `before` is done
-            late, one that ends otherwise `before` is not done at all.
+            late; a request that ends in any other way `before` is not done at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +66,7 @@ class Fault(BaseModel):
 
 
 class Faults:
-    """The faults that wait for their request, and how many requests there were."""
+    """The faults that await their request, and how many requests there have been."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,7 +93,7 @@ class Faults:
             self._waiting.clear()
 
     def waiting(self) -> list[Fault]:
-        """Faults that have not yet happened as often as they shall."""
+        """Faults that have not yet happened as often as they should."""
         with self._lock:
             return [waiting.fault for waiting in self._waiting]
 
@@ -107,7 +107,7 @@ class Faults:
             self._counts.clear()
 
     def meet(self, operation: str, path: str) -> Fault | None:
-        """Count a request; the fault that it meets, the one that was planned first."""
+        """Count a request; returns the fault that it meets, the first one planned."""
         with self._lock:
             self._counts[operation] += 1
             met: _Waiting | None = None

@@ -63,7 +63,7 @@ class FeatureServer:
     def route(self, parts: list[str], request: Request) -> Operation:
         """
         Args:
-            parts: of the path after `/server/rest`.
+            parts: parts of the path after `/server/rest`.
         """
         match parts:
             case ["info"]:
@@ -141,14 +141,14 @@ class FeatureServer:
     # Rights -----------------------------------------------------------------------------------------
 
     def _check_read(self, service: Service, request: Request) -> str | None:
-        """The user; someone without a token may read where the service says so."""
+        """The user; someone without a token may read if the service allows it."""
         user = self.site.accounts.user_of(request.token)
         if user is None and service.anonymous == "none":
             raise Refused(499, "Token Required", [])
         return user
 
     def _check_edit(self, service: Service, request: Request) -> str:
-        """The user's name, empty for someone without a token where the service takes edits of everybody."""
+        """The user's name, empty for someone without a token if the service accepts edits from everybody."""
         user = self._check_read(service, request)
         if user is None:
             if service.anonymous != "edit":
@@ -300,7 +300,7 @@ class FeatureServer:
         return {"relatedRecordGroups": groups}
 
     def _only_of(self, layer: Layer, request: Request) -> str | None:
-        """The user whose rows alone are shown, where a layer hides those of others; None: all are."""
+        """The only user whose rows are shown, if the layer hides those of others; None: all are shown."""
         if layer.shows_others:
             return None
         user = self.site.accounts.user_of(request.token)

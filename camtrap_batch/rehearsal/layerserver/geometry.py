@@ -1,4 +1,4 @@
-"""Geometries as ArcGIS writes them: checked against the layer's type, moved into its spatial reference."""
+"""Geometries as ArcGIS writes them: checked against the layer's type, converted to its spatial reference."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def project(x: float, y: float, source: int, target: int) -> tuple[float, float]
     """Degrees to metres of Web Mercator or back.
 
     Raises:
-        ValueError: the point has no place in the target, or there is no way between the two.
+        ValueError: the point has no place in the target, or there is no conversion between the two.
     """
     if source == target:
         return x, y
@@ -130,7 +130,7 @@ def read_envelope(text: str, geometry_type: str, in_sr: str, wkid: int) -> tuple
     """The envelope of a query's `geometry`, in the layer's spatial reference.
 
     Raises:
-        Refused: neither an envelope nor a point, or not understood.
+        Refused: it is neither an envelope nor a point, or is not understood.
     """
     try:
         given: Any = parse(text, "geometry") if text.lstrip().startswith("{") else text.split(",")

@@ -40,12 +40,12 @@ class Portal:
 
     def __init__(self, site: Site, is_online: bool) -> None:
         self.site, self.is_online = site, is_online
-        self._codes: dict[str, str] = {}  # of users who have signed in; each is good once
+        self._codes: dict[str, str] = {}  # of users who have signed in; each is valid once
 
     def route(self, parts: list[str], request: Request) -> Operation:
         """
         Args:
-            parts: of the path after `/portal`.
+            parts: parts of the path after `/portal`.
         """
         match parts:
             case ["sharing", "rest"] | ["sharing"]:
@@ -181,7 +181,7 @@ class Portal:
 
     def _generate_token(self, request: Request) -> Answer:
         request.posted()
-        if request.text("request") == "getToken":  # a token of the portal becomes one of the server
+        if request.text("request") == "getToken":  # a portal token is exchanged for a server token
             name = self.site.accounts.user_of(request.text("token"))
             if name is None:
                 raise Refused(498, "Invalid Token.", [])
@@ -192,7 +192,7 @@ class Portal:
         return {"token": token, "expires": expires, "ssl": request.base.startswith("https")}
 
     def _authorize(self, request: Request) -> Answer:
-        """The page of a form; what was asked for travels in `oauth_state`."""
+        """The page with a form; what was asked for travels in `oauth_state`."""
         keys = ("client_id", "redirect_uri", "response_type", "state", "expiration")
         return _page({"oauth_state": json.dumps({key: request.text(key) for key in keys}).encode().hex()})
 
@@ -387,7 +387,7 @@ class Portal:
         return {"success": True, "itemId": item}
 
     def _share_items(self, request: Request) -> Answer:
-        """Shared with everyone, a service takes from people without a token what its capabilities say."""
+        """A service shared with everyone accepts what its capabilities say from people without a token."""
         request.posted()
         access = (
             "public"
@@ -501,7 +501,7 @@ def _minutes(text: str) -> float | None:
 
 
 def _number(text: str, otherwise: int) -> int:
-    """A place or a size of a page; the client sends -1 for "as you like"."""
+    """Start or size of a page; the client sends -1 for "as you like"."""
     return int(text) if text.isdecimal() and 0 < int(text) <= _LARGEST_PAGE else otherwise
 
 
@@ -539,7 +539,7 @@ def _given(request: Request) -> Json:
 
 
 def _matches(item: Mapping[str, Any], key: str, word: str) -> bool:
-    """One term of a search; what is not known as a field, such as `-type:`, matches everything."""
+    """One term of a search; an unknown field, such as `-type:`, matches everything."""
     if not key:
         texts = [str(item["title"]), str(item["description"] or ""), *map(str, item["tags"])]
         return word in ("and", "or", "not") or any(word in text.lower() for text in texts)

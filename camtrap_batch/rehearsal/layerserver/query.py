@@ -45,7 +45,7 @@ _INVALID = "Cannot perform query. Invalid query parameters."
 def query(
     db: sqlite3.Connection, layer: Layer, parameters: Mapping[str, str], creator: str | None = None
 ) -> Json:
-    """Answer a query about the rows that the layer shows; with `creator`, those that this user has added.
+    """Answer a query about the rows that the layer shows; with `creator`, only those that this user added.
 
     Raises:
         Refused: a parameter is not understood.
@@ -78,7 +78,7 @@ def query(
 
 
 def kind_of(parameters: Mapping[str, str]) -> str:
-    """What a query asks for, for counting requests and choosing faults."""
+    """The kind of query, for counting requests and choosing faults."""
     for name, kind in (
         ("returnCountOnly", "count"),
         ("returnIdsOnly", "ids"),
@@ -133,7 +133,7 @@ def _area(layer: Layer, area: str, parameters: Mapping[str, str]) -> Expression:
     if parameters.get("distance", "").strip():
         raise Refused(400, _INVALID, ["'distance' is not supported"])
     xmin, ymin, xmax, ymax = read_envelope(area, kind, parameters.get("inSR", ""), layer.wkid)
-    # A point's envelope is the point; of other geometries the envelopes are compared.
+    # A point's envelope is the point itself; for other geometries the envelopes are compared.
     if relation in ("esriSpatialRelIntersects", "esriSpatialRelEnvelopeIntersects"):
         return Expression(
             "_xmax >= ? AND _xmin <= ? AND _ymax >= ? AND _ymin <= ?", (xmin, xmax, ymin, ymax), "truth"
@@ -315,7 +315,7 @@ def _statistic(layer: Layer, number: int, entry: Json) -> _Statistic:
 
 
 def _calls(layer: Layer) -> dict[str, Expression]:
-    """Names for `having`, which knows the statistics by the names that they are given."""
+    """Names for `having`, which knows the statistics by the names given to them."""
     return {field.name.lower(): Expression(field.column, (), field.kind) for field in layer.fields}
 
 

@@ -1,4 +1,4 @@
-"""A request as the handlers see it, and the operation that it is."""
+"""A request as the handlers see it, and the operation that it asks for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Request:
     """
     Args:
         base: scheme, host and port by which the client reached the server.
-        fault: that this request meets.
+        fault: the fault that this request meets.
     """
 
     method: str

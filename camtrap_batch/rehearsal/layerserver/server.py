@@ -38,17 +38,17 @@ class LayerServer:
     """An ArcGIS-style portal and feature server on loopback, kept in a folder.
 
     Args:
-        folder: made when it is not there; holds `layers.sqlite`, `certificate.pem` and `key.pem`.
-        port: 0 takes a free one.
+        folder: created if it is missing; holds `layers.sqlite`, `certificate.pem` and `key.pem`.
+        port: port to listen on; 0 takes a free one.
         users: who may sign in; by default `ranger` (publisher), `warden` (editor) and `visitor` (viewer), all
             with the password `rehearsal`.
-        token_minutes: how long a token lasts, at most; a fraction is fine.
-        is_online: say of itself that it is ArcGIS Online, not an Enterprise portal.
+        token_minutes: maximum lifetime of a token; may be a fraction.
+        is_online: whether it claims to be ArcGIS Online, not an Enterprise portal.
 
     A new folder gets the service `CameraTraps` with one point layer of five cameras, without attachments.
 
     Raises:
-        InputError: the folder can't be used, is served already, or the port is taken.
+        InputError: the folder can't be used or is already served, or the port is taken.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LayerServer:
         self.folder = Path(folder)
         self.users = dict(users)
         self.faults = Faults()
-        with ExitStack() as started:  # what was opened is closed again when a later part fails
+        with ExitStack() as started:  # what was opened is closed again if a later part fails
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 started.callback(os.close, _lock(self.folder))
@@ -109,7 +109,7 @@ class LayerServer:
 
     @property
     def url(self) -> str:
-        """Of the portal. The same port speaks TLS, with the certificate in `ca_file`."""
+        """Address of the portal. The same port speaks TLS, with the certificate in `ca_file`."""
         return f"http://127.0.0.1:{self.port}/portal"
 
     def service_url(self, service: str = FIRST_SERVICE) -> str:
@@ -143,9 +143,9 @@ class LayerServer:
             layers: definitions as `addToDefinition` takes them: `name`, `geometryType` (none in a table),
                 `fields`, `indexes`, `hasAttachments`...
             owner: a user; by default the first one.
-            capabilities: such as `Query` for one that is read only.
+            capabilities: such as `Query` for a read-only service.
             anonymous: what is allowed without a token: none, read or edit.
-            max_records: rows of a page.
+            max_records: rows per page.
         """
         owner = owner or next(iter(self.users))
         self._site.create_service(name, layers, owner, capabilities, anonymous, max_records)
@@ -162,11 +162,11 @@ class LayerServer:
     # Tokens and requests ------------------------------------------------------------------------------
 
     def token(self, user: str | None = None, minutes: float | None = None) -> str:
-        """A token of a user (by default the first one), good as an API key, too."""
+        """A token for a user (by default the first one), which also works as an API key."""
         return self._accounts.token(user or next(iter(self.users)), minutes)[0]
 
     def expire_tokens(self) -> None:
-        """Every token that was given out so far is refused from now on."""
+        """Let every token issued so far expire now."""
         self._accounts.expire_tokens()
 
     def requests(self) -> dict[str, int]:
@@ -177,7 +177,7 @@ class LayerServer:
         self.faults.reset_counts()
 
     def wait_for_jobs(self) -> None:
-        """Until every append job has ended, one that is stuck, too."""
+        """Wait until every append job has ended, even one that is stuck."""
         for job in list(self._site.jobs):
             job.join()
 
@@ -205,7 +205,7 @@ class LayerServer:
 
 
 def _lock(folder: Path) -> int:
-    """A descriptor that keeps the folder for this server; the system frees it when the process ends."""
+    """A descriptor that reserves the folder for this server; the system frees it when the process ends."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The services and layers that there are, and every change of their definitions."""
+"""The existing services and layers, and every change to their definitions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _one_at_a_time(method: _Method) -> _Method:
-    """Definitions are changed by one request at a time; readers see the old ones or the new ones."""
+    """Definitions are changed by one request at a time; readers see either the old ones or the new ones."""
 
     @functools.wraps(method)
     def locked(self: Site, *arguments: Any, **options: Any) -> Any:
@@ -70,7 +70,7 @@ class Site:
     def service(self, name: str) -> Service:
         """
         Raises:
-            Refused: there is none of this name.
+            Refused: there is no service with this name.
         """
         for known, service in self.services.items():
             if known.lower() == name.lower():
@@ -95,7 +95,7 @@ class Site:
         return str(own) if own else self.services[layer.service].capabilities
 
     def end(self, patience_s: float) -> None:
-        """What waits because of a fault goes on at once; jobs are waited for."""
+        """Let whatever waits because of a fault go on at once, and wait for jobs."""
         self.ending.set()
         for job in self.jobs:
             job.join(patience_s)
@@ -117,7 +117,7 @@ class Site:
         """A new service, and an item of the portal for it.
 
         Raises:
-            Refused: the name is taken or none, or a definition is wrong.
+            Refused: the name is taken or not a valid one, or a definition is wrong.
         """
         if not _NAME.fullmatch(name):
             raise Refused(400, "Invalid service name", [f"'{name}': letters, digits and _ alone"])
@@ -194,7 +194,7 @@ class Site:
 
     @_one_at_a_time
     def add_to_layer(self, layer: Layer, changes: Json) -> None:
-        """`addToDefinition` of a layer: fields and indexes are added, the rest is as in an update."""
+        """`addToDefinition` of a layer: fields and indexes are added, the rest is treated as in an update."""
         layer = self.layers[layer.service, layer.id]
         fields, indexes = _objects(changes, "fields"), _objects(changes, "indexes")
         known = {index.name.lower() for index in layer.indexes}
@@ -227,7 +227,7 @@ class Site:
         )
 
     def _check_relationship(self, layer: Layer, entry: Json) -> None:
-        """A relationship is to a layer that there is, by a field that there is; its origin's is unique."""
+        """Check that a relationship is to an existing layer, by an existing field, unique at its origin."""
         key = str(entry.get("keyField", ""))
         if (layer.service, entry.get("relatedTableId")) not in self.layers:
             raise Refused(400, _FAILED, [f"relatedTableId: there is no layer {entry.get('relatedTableId')}"])

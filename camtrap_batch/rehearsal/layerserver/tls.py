@@ -10,10 +10,10 @@ import trustme
 
 
 def server_context(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """What the server wraps connections with, and the file of the authority that clients trust it by.
+    """What the server wraps connections with, and the file with the authority through which clients trust it.
 
-    `certificate.pem` (the authority) and `key.pem` (key and certificate of the server, signed by it) are made
-    in `folder` when they are not there; the authority's own key is not kept.
+    `certificate.pem` (the authority) and `key.pem` (key and certificate of the server, signed by it) are
+    created in `folder` if they are missing; the authority's own key is not kept.
     """
     authority, server = folder / "certificate.pem", folder / "key.pem"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -21,7 +21,7 @@ def server_context(folder: Path) -> tuple[ssl.SSLContext, Path]:
         try:
             context.load_cert_chain(authority if _is_key_alone(server) else server, server)
             return context, authority
-        except ssl.SSLError:  # cut off, or of two servers: made again
+        except ssl.SSLError:  # cut off, or from two servers: made again
             pass
     made = trustme.CA()
     issued = made.issue_cert("localhost", "127.0.0.1")

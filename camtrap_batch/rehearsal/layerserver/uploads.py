@@ -1,4 +1,4 @@
-"""Files that come in parts before they are used: large attachments, and what is appended."""
+"""Files that arrive in parts before they are used: large attachments, and data to append."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Uploads:
     def route(self, parts: list[str], check: Callable[[Request], object]) -> Operation:
         """
         Args:
-            parts: of the path after `uploads`.
-            check: refuses who may not edit.
+            parts: parts of the path after `uploads`.
+            check: refuses whoever may not edit.
         """
         calls: dict[str, Callable[[str, Request], Answer]] = {
             "uploadPart": self._upload_part,
@@ -59,7 +59,7 @@ class Uploads:
         """A committed upload.
 
         Raises:
-            Refused: there is none.
+            Refused: there is no such upload.
         """
         with self._database.reading() as db:
             row = db.execute("SELECT name, committed FROM uploads WHERE id = ?", (item,)).fetchone()

@@ -1,6 +1,6 @@
 """HTTP: requests are read, find their operation, meet their fault, and are answered; plain or by TLS.
 
-Tornado reads and writes, on a loop of the server's own thread; operations, which wait for SQLite, run on
+Tornado reads and writes, on a loop on the server's own thread; operations, which wait for SQLite, run on
 others.
 """
 
@@ -102,7 +102,7 @@ class WebServer(HTTPServerConnectionDelegate):
         add_accept_handler(self._socket, self._accept)
 
     def _accept(self, connection: socket.socket, address: Any) -> None:
-        """Wait for a connection's first byte, which says whether TLS is spoken."""
+        """Wait for a connection's first byte, which shows whether it speaks TLS."""
 
         def look() -> None:
             self.loop.remove_reader(connection)
@@ -130,7 +130,7 @@ class WebServer(HTTPServerConnectionDelegate):
         return _Exchange(self, cast(HTTP1Connection, request_conn))
 
     def on_close(self, server_conn: object) -> None:
-        """Nothing: what is in flight ends by itself."""
+        """Nothing: whatever is in flight ends by itself."""
 
 
 class _Exchange(HTTPMessageDelegate):
@@ -154,7 +154,7 @@ class _Exchange(HTTPMessageDelegate):
         self.server.threads.submit(self._serve)
 
     def on_connection_close(self) -> None:
-        """Nothing: half a request is none."""
+        """Nothing: half a request is no request."""
 
     def _serve(self) -> None:
         try:
@@ -193,7 +193,7 @@ class _Exchange(HTTPMessageDelegate):
         return Operation("unknown", no_such_address)
 
     def _meet(self, operation: Operation, request: Request) -> None:
-        """Do what was asked, with the fault before, in place of, or after it."""
+        """Do what was asked, with the fault before it, in its place, or after it."""
         fault = request.fault
         if fault is not None and fault.when == "before" and self._happen(fault):
             return
@@ -218,7 +218,7 @@ class _Exchange(HTTPMessageDelegate):
             )
 
     def _happen(self, fault: Fault) -> bool:
-        """Let it happen; True if the request has got its answer by that, or never will."""
+        """Make the fault happen; True if that has answered the request, or it will never be answered."""
         if fault.kind == "expire":
             self.server.site.accounts.expire_tokens()
         elif fault.kind == "stall":
@@ -265,7 +265,7 @@ class _Exchange(HTTPMessageDelegate):
             self._send(answer.status, answer.content, answer.content_type, answer.headers, slow)
             return
         content = encode(answer)
-        if form != "json":  # someone looks at it with a browser
+        if form != "json":  # someone is looking at it with a browser
             content = json.dumps(json.loads(content), indent=1, ensure_ascii=False).encode()
         self._send(200, content, "application/json;charset=UTF-8", {}, slow)
 
@@ -306,7 +306,7 @@ class _Exchange(HTTPMessageDelegate):
 
 
 def _truncate(answer: Json, keep: int) -> None:
-    """Leave the first rows, ids or attachments, and nothing that says that there are more."""
+    """Keep the first rows, ids or attachments, and nothing that says that there are more."""
     answer.pop("exceededTransferLimit", None)
     for key in ("features", "objectIds", "attachmentInfos"):
         if key in answer:
@@ -318,7 +318,7 @@ def _truncate(answer: Json, keep: int) -> None:
 
 
 def _end(stream: IOStream) -> None:
-    """End a connection at once; the other side sees it reset."""
+    """End a connection at once; the other side sees a reset."""
     if stream.socket is not None:
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.close()

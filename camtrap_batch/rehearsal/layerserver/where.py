@@ -1,6 +1,6 @@
 """The SQL of `where` and `having`: a small, standard part of it, parsed, typed, and rewritten for SQLite.
 
-Nothing of what was sent reaches SQLite but names of known fields and bound values.
+Of what was sent, only names of known fields and bound values reach SQLite.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse_where(text: str, columns: Mapping[str, Expression]) -> Expression:
 
     Args:
         text: as sent by the client.
-        columns: what stands for each field, by its name in lower case.
+        columns: what each field is translated to, by its name in lower case.
 
     Raises:
         Refused: with code 400 and the reason in its details.
@@ -40,7 +40,7 @@ def parse_where(text: str, columns: Mapping[str, Expression]) -> Expression:
 
 
 def normal_guid(text: str) -> str:
-    """A GUID as it is kept: lower case, without braces."""
+    """A GUID as it is stored: lower case, without braces."""
     return text.strip("{} ").lower()
 
 
@@ -64,7 +64,7 @@ _FUNCTIONS: Mapping[str, tuple[str, Kind | None]] = {
     "ROUND": ("round", "number"),
     "COALESCE": ("coalesce", None),
 }
-"""Name in SQLite, and what comes out (None: what goes in)."""
+"""Name in SQLite, and the kind of the result (None: that of the argument)."""
 _DEEPEST = 40
 
 
@@ -103,7 +103,7 @@ class _Parser:
         return found
 
     def _peek(self, *wanted: str) -> bool:
-        """Is the next token this word or sign?"""
+        """Whether the next token is one of these words or signs."""
         if self.at >= len(self.tokens):
             return False
         kind, value = self.tokens[self.at]
@@ -206,7 +206,7 @@ class _Parser:
         return Expression(f"({left.sql} IN ({sql}))", (*left.values, *values_), "truth")
 
     def _member(self) -> Expression:
-        """A literal without going through the grammar, which takes long for thousands of them."""
+        """A literal, read without going through the grammar, which is slow for thousands of them."""
         if self.at + 1 < len(self.tokens) and self.tokens[self.at + 1] in (("sign", ","), ("sign", ")")):
             kind, value = self.tokens[self.at]
             if kind in ("text", "number"):

@@ -95,7 +95,7 @@ STAGE = DetectStage()
 
 
 def bring_detections(context: Context) -> list[str]:
-    """For a job with boxes from elsewhere: read them now, which is cheap, if `detect` has not.
+    """Read the boxes of a job that has them from elsewhere, if `detect` has not; this is cheap.
 
     Returns notes for people. Raises InputError like the stage.
     """
@@ -204,7 +204,7 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
 def _retries(
     context: Context, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
 ) -> Retries:
-    """Shards: runs of rows along camera locations; an id stands for everything that the boxes depend on."""
+    """Shards: runs of rows along camera locations; an id stands for everything the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
@@ -216,7 +216,7 @@ def _retries(
 def _precision(
     context: Context, settings: Detect, work: DetectShard, rows: pa.Table
 ) -> tuple[Need | None, dict[str, Any]]:
-    """The precision to compute in, and the kind of workers, if they had to be asked for it."""
+    """The precision to compute in, and the kind of workers, if they had to be asked for the former."""
     exact = {"precision": "float32"}
     if settings.precision == "float32":
         return None, exact
@@ -229,7 +229,7 @@ def _precision(
 
 
 def _workers(context: Context, settings: Detect, found: dict[str, Any] | None = None) -> Need:
-    """The kind of workers; of a run that was begun on CPUs, those that can go on with it (`found`)."""
+    """The kind of workers; for a run that was begun on CPUs, those that can continue it (`found`)."""
     if settings.device == "auto" and found is not None and is_of_cpus(found):
         if context.executor().offers("GPU"):
             context.display.note(
@@ -247,7 +247,7 @@ def has_gpu() -> bool:
 
 
 def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
-    """Make `detections`: the boxes, with the places that cameras repeat. Returns notes for people."""
+    """Make `detections`: the boxes, with the places where cameras repeat them. Returns notes for people."""
     run = context.run
     detected = run.snapshot("detected")
     repeat = [settings.repeat.frames, settings.repeat.iou, settings.threshold]

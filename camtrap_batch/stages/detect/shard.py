@@ -25,7 +25,7 @@ from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
 
 NOTHING = "nothing"
-"""Under which images without a box that counts are told to those who watch."""
+"""The key under which images without a box that counts are reported to whoever watches."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class DetectShard:
     ----------
     kept : folder with the detector's files
     animal : the category whose boxes are animals
-    precision : to compute in
-    threshold : of boxes that count, for those who watch alone: no row depends on it
+    precision : the precision to compute in
+    threshold : minimum confidence of boxes that count, only for whoever watches: no row depends on it
     """
 
     folder: Folder
@@ -60,7 +60,7 @@ class DetectShard:
 
     @property
     def requirement(self) -> Requirement | None:
-        """What the detector asks of a worker; one of another package need not ask for anything."""
+        """What the detector requires of a worker; a detector from another package may require nothing."""
         requires = getattr(self.detector, "requires", None)
         return None if requires is None else requires(self.device, self.precision)
 

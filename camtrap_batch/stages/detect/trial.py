@@ -20,21 +20,21 @@ from camtrap_batch.store.run import Run
 
 PRECISION = Part("detect-precision", 1)
 _MOST, _FEWEST, _SHARE = 64, 1, 20
-"""Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
+"""Images examined: one in `_SHARE`, so that the check takes a small part of the whole time."""
 
 
 def known_precision(run: Run, work: DetectShard, device: engine.Device) -> Found | None:
-    """What `check_precision` found for this detector; None where it was not asked yet.
+    """What `check_precision` found for this detector; None if it has not been called yet.
 
     Parameters
     ----------
-    device : of the job file; what was found on CPUs does not hold for one who asks for GPUs
+    device : as in the job file; what was found on CPUs does not hold for a job that asks for GPUs
     """
     return _asked(run, work, device).known(run)
 
 
 def is_of_cpus(found: Found) -> bool:
-    """Whether it is CPUs that compute so, and no GPU."""
+    """Whether this was found for CPUs, not for a GPU."""
     return bool(found["precision"] == "bfloat16")
 
 
@@ -48,7 +48,7 @@ def check_precision(context: Context, work: DetectShard, rows: pa.Table, need: N
     """
     some = sample(rows, _SHARE, _FEWEST, _MOST)
     inputs = {"detector": work.detector.detector_id}
-    assert context.job.detection is not None  # noqa: S101  # else there would be no detector
+    assert context.job.detection is not None  # noqa: S101  # otherwise there would be no detector
     question = _asked(context.run, work, context.job.detection[0].device)
     found = question.ask(context, CheckPrecision(work), some, need, inputs)
     context.run.log("precision chosen", stage="detect", **found)

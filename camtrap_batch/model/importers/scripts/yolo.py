@@ -27,7 +27,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         sys.path.insert(0, next(iter(spec.submodule_search_locations)))
     try:
         content = torch.load(request["weights"], map_location="cpu", weights_only=False)
-    except AttributeError as problem:  # a class that the package has not
+    except AttributeError as problem:  # a class that the package does not have
         program = "made by another program than yolov5 or ultralytics, or by another version of it"
         return {"problem": f"{program} ({problem}): export it there as ONNX, and import that file"}
     network = content.get("ema") or content.get("model") if isinstance(content, dict) else content
@@ -39,10 +39,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_ultralytics(request: dict[str, Any]) -> dict[str, Any]:
-    """By the package's own exporter, and its own prediction from the weights themselves."""
+    """Use the package's own exporter, and its own prediction from the weights themselves."""
     from ultralytics import RTDETR, YOLO
 
-    # Its exporter writes beside the weights, over whatever has the name: not where the user keeps them.
+    # Its exporter writes beside the weights, over any file of that name: so not where the user keeps them.
     weights = f"{Path(request['weights']).stem}.pt"
     shutil.copyfile(request["weights"], weights)
     model = YOLO(weights)
