@@ -313,7 +313,7 @@ class Images:
         """The boxes of an image from which its label may come, each with a label.
 
         They are boxes with an animal in them, according to the model; and those of people and vehicles,
-        according to the detector, above `infer.detection_threshold` at that time.
+        according to the detector, from the threshold that `merge` went by.
         """
         threshold = self.snapshot.meta[_DETECTIONS]["threshold"] if boxes else 0
         found = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import if_else
-from camtrap_batch.detection.people import find_people
+from camtrap_batch.detection.people import SURE, find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.events.sequences import HUMAN, MACHINE
 from camtrap_batch.images.decode import JPEG
@@ -309,7 +309,8 @@ def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) 
     if merged.run.current("detections") is None:
         return shows
     boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])
-    sure = pc.greater_equal(boxes["confidence"], merged.run.job.infer.detection_threshold)
+    detection = merged.run.job.detection
+    sure = pc.greater_equal(boxes["confidence"], min(SURE, detection[0].threshold) if detection else SURE)
     people = boxes.filter(pc.and_(is_people(boxes["category"]), sure))["image_id"]
     return pc.or_(shows, pc.is_in(frames["image_id"], people.combine_chunks()))
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from support_runs import predict, run_on_driver, write_run
+from support_runs import commit, predict, run_on_driver, write_run
 
+from camtrap_batch import open_run
 from camtrap_batch.cli import main
 
 pytest.importorskip("pyogrio", reason="the extra 'geo' is not installed")
@@ -114,6 +115,20 @@ def test_a_public_push_has_neither_exact_places_nor_people(tmp_path: Path) -> No
     before = path.read_bytes()
     assert main(["publish", str(job), "--quiet", *public]) == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("threshold", "left"), [(0.1, 6), (0.2, 7), (0.9, 7)])
+def test_a_box_of_a_person_that_counts_keeps_a_photo_out(tmp_path: Path, threshold: float, left: int) -> None:
+    """Also where the job lets surer boxes alone count."""
+    rows = [{"image_id": f"i{n}", "location": "C0"} for n in range(8)]
+    job = write_run(tmp_path, rows, detect={"results": "results.json", "threshold": threshold})
+    predict(job, {f"i{n}": {"lion": 0.9} for n in range(8)})
+    place = {"x": 0.1, "y": 0.1, "w": 0.2, "h": 0.2, "category": "person"}
+    boxes = [{"image_id": "i1", **place, "confidence": 0.15}, {"image_id": "i2", **place, "confidence": 0.5}]
+    commit(open_run(job), "detect", "detections", boxes, {})
+    run_on_driver(job, "merge")
+    assert main(["publish", str(job), "--quiet", "--set", "publish.public=true"]) == 0
+    assert photos(tmp_path) == left
 
 
 @pytest.mark.parametrize("target", ["locations.gpkg", "locations.parquet"])
