@@ -22,7 +22,7 @@ from camtrap_batch.images.cost import refuse_jpeg, refuse_other
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif, silence_pillow
 from camtrap_batch.images.jpeg.frame import read_frame
 from camtrap_batch.images.libtiff import hear_libtiff
-from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, Planes, is_blank, upright
+from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, is_blank, upright
 
 JPEG = b"\xff\xd8"
 """The first bytes of every JPEG file."""
@@ -47,15 +47,11 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` at a reduced size, RGB or grey; None if nothing usable decodes (status `corrupt`).
-
-    `planes` are what the colours were made of, where that is known.
-    """
+    """`pixels` at a reduced size, RGB or grey; None if nothing usable decodes (status `corrupt`)."""
 
     status: str
     detail: str | None
     pixels: Pixels | None
-    planes: Planes | None = None
 
 
 def decode_upright(data: bytes, wanted: int) -> Pixels:
@@ -130,11 +126,11 @@ def decode_jpeg(data: bytes, wanted: int, exactly: bool = True) -> Decoded:
     `exactly`: to no more than that, for a thumbnail, if this costs half as much as `pixels.shrink` would; a
     larger result still has to be shrunk by the caller.
     """
-    from camtrap_batch.images.jpeg.baseline import decode_planes  # numba takes half a second to import
+    from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 
-    sound = decode_planes(data, wanted, exactly)
+    sound = decode_baseline(data, wanted, exactly)
     if sound is not None:
-        return Decoded("ok", None, *sound)
+        return Decoded("ok", None, sound)
     frame = read_frame(data)
     refusal = None if frame is None else refuse_jpeg(frame, len(data))
     if refusal is not None:

@@ -16,7 +16,6 @@ from camtrap_batch.images.exif import read_exif, read_jpeg_exif
 from camtrap_batch.images.kinds import NOT_READ, VIDEO_KINDS, other_kind, still_kind
 from camtrap_batch.images.pixels import (
     Pixels,
-    Planes,
     Thumbnail,
     difference_hash,
     is_greyscale,
@@ -154,19 +153,13 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return
-    pixels = upright(decoded.pixels, exif.orientation)
-    planes = decoded.planes if pixels is decoded.pixels else None
-    _look_at(verdict, pixels, min(width, height), limits, planes)
+    _look_at(verdict, upright(decoded.pixels, exif.orientation), min(width, height), limits)
 
 
-def _look_at(
-    verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits, planes: Planes | None = None
-) -> None:
-    """What is kept of upright pixels, and of what they were made of."""
+def _look_at(verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits) -> None:
+    """What is kept of upright pixels."""
     if limits.thumbnail:
-        small = shrink(pixels, limits.thumbnail)
-        planes = planes if small is pixels else None
-        pixels = small
-        verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality, planes)
+        pixels = shrink(pixels, limits.thumbnail)
+        verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality)
     verdict.dhash = difference_hash(pixels)
     verdict.is_night = is_greyscale(pixels)

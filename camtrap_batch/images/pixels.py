@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +10,6 @@ import simplejpeg
 
 Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
-
-
-class Planes(NamedTuple):
-    """A colour picture as JPEG files keep it: luma, and blue and red with half as many rows and columns."""
-
-    luma: npt.NDArray[np.uint8]
-    blue: npt.NDArray[np.uint8]
-    red: npt.NDArray[np.uint8]
-
 
 JPEG_LONGEST = 65_500
 """libjpeg's limit for a side, in pixels."""
@@ -124,21 +114,11 @@ def shrunk(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(1, round(height * ratio)), max(1, round(width * ratio))
 
 
-def make_thumbnail(
-    pixels: Pixels, full_short_side: int, quality: int, planes: Planes | None = None
-) -> Thumbnail:
-    """A picture as a JPEG file.
-
-    Parameters
-    ----------
-    full_short_side : of the file which it is a reduced version of
-    planes : what the colours were made of, where that is known: they need not be parted again
-    """
+def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbnail:
+    """A picture as a JPEG file; `full_short_side` is that of the file which it is a reduced version of."""
     height, width = pixels.shape[:2]
     pixels = np.ascontiguousarray(pixels)
-    if planes is not None:
-        jpeg = simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)
-    elif pixels.shape[2] == 1:
+    if pixels.shape[2] == 1:
         jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="GRAY", colorsubsampling="Gray")
     else:
         jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")

@@ -30,7 +30,7 @@ from camtrap_batch.images.jpeg.huffman import (
     read_blocks,
     unstuff,
 )
-from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, Planes, shrunk
+from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, shrunk
 from camtrap_batch.images.raster import colour, paint, resample_plane
 
 _SOF0, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD  # markers of segments
@@ -85,12 +85,6 @@ def decode_baseline(data: bytes, wanted: int, exactly: bool = False) -> Pixels |
     lowest frequencies show; chroma is as coarse as in the file. None if the file is not surely sound,
     or if a quarter is too small.
     """
-    found = decode_planes(data, wanted, exactly)
-    return None if found is None else found[0]
-
-
-def decode_planes(data: bytes, wanted: int, exactly: bool = False) -> tuple[Pixels, Planes | None] | None:
-    """As `decode_baseline`; with `exactly` also what the colours were made of, if chroma is half as large."""
     try:
         header = _read_header(data)
         scale = next((s for s in _SCALES if -(-min(header.width, header.height) * s // 8) >= wanted), None)
@@ -227,7 +221,7 @@ def _read_coefficients(data: bytes, header: _Header, scale: int) -> npt.NDArray[
 
 def _make_pixels(
     header: _Header, scale: int, coefficients: npt.NDArray[np.int16], short_side: int | None
-) -> tuple[Pixels, Planes | None]:
+) -> Pixels:
     n_columns, n_rows, sizes = _sizes(header)
     luma = header.components[0]
     planes = []
@@ -245,29 +239,16 @@ def _make_pixels(
         ratio = height / size[0], width / size[1]
         planes[0] = resample_plane(planes[0][:height, :width], *size)
         # A new sample of chroma stands for 2 x 2 of luma.
-        coarse, half = (2 * ratio[0] / down, 2 * ratio[1] / across), _half(size)
+        coarse, half = (2 * ratio[0] / down, 2 * ratio[1] / across), (-(-size[0] // 2), -(-size[1] // 2))
         for number, plane in enumerate(planes[1:], 1):
             part = plane[: -(-height // down), : -(-width // across)]
             planes[number] = resample_plane(part, *half, coarse)
         across = down = 2
     if len(planes) == 1:
-        return np.ascontiguousarray(planes[0][: size[0], : size[1], None]), None
+        return np.ascontiguousarray(planes[0][: size[0], : size[1], None])
     pixels = np.empty((*size, 3), np.uint8)
     colour(*planes, across, down, pixels)
-    if short_side is None or (across, down) != (2, 2):
-        return pixels, None
-    sizes_of_planes = size, _half(size), _half(size)
-    return pixels, Planes(
-        *(
-            np.ascontiguousarray(plane[:rows, :columns])
-            for plane, (rows, columns) in zip(planes, sizes_of_planes, strict=True)
-        )
-    )
-
-
-def _half(size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of chroma for a picture of that size."""
-    return -(-size[0] // 2), -(-size[1] // 2)
+    return pixels
 
 
 def _blocks(header: _Header, n_columns: int, sizes: list[int]) -> npt.NDArray[np.int64]:

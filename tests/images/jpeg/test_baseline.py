@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from camtrap_batch.images.jpeg.baseline import decode_baseline, decode_planes
+from camtrap_batch.images.jpeg.baseline import decode_baseline
 from camtrap_batch.images.judge import Limits, judge
 from camtrap_batch.images.pixels import Pixels, make_thumbnail, shrink
 
@@ -109,26 +109,6 @@ def test_brought_to_size_by_planes_it_looks_as_brought_to_size_in_colours(
     # Chroma is as coarse as the thumbnail keeps it, and lies where it did.
     thumbnails = [decoded(make_thumbnail(pixels, 480, 85).jpeg).astype(int) for pixels in (exact, shrunk)]
     assert np.abs(thumbnails[0] - thumbnails[1]).mean() < 2
-
-
-@pytest.mark.parametrize(("wanted", "size"), [(120, (120, 160)), (101, (101, 135))])
-def test_a_thumbnail_of_planes_is_that_of_their_colours(
-    picture: Image.Image, encode: Encode, wanted: int, size: tuple[int, int]
-) -> None:
-    found = decode_planes(encode(image=picture, quality=90, subsampling=QUARTER), wanted, exactly=True)
-    assert found is not None
-    pixels, planes = found
-    assert planes is not None
-    of_planes, of_colours = (make_thumbnail(pixels, 480, 85, known) for known in (planes, None))
-    assert decoded(of_planes.jpeg).shape[:2] == size == (of_planes.height, of_planes.width)
-    apart = decoded(of_planes.jpeg).astype(int) - decoded(of_colours.jpeg)
-    assert np.abs(apart).mean() < 1
-    # Of other samplings, and where nothing is brought to size, they are not known.
-    for subsampling, exactly in ((FULL, True), (QUARTER, False)):
-        data = encode(image=picture, quality=90, subsampling=subsampling)
-        found = decode_planes(data, wanted, exactly)
-        assert found is not None
-        assert (found[1] is None) == (not exactly or wanted == 120)
 
 
 def test_chroma_brought_to_size_lies_where_luma_does(encode: Encode) -> None:
