@@ -9,13 +9,12 @@ it in its metadata:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import fsspec
 import pyarrow as pa
 
+from camtrap_batch.catalog.labels import Taxon
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
@@ -27,24 +26,6 @@ Section = TypeVar("Section", bound=Dataset)
 
 _OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras", "outages", "about"})
 _ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
-
-
-@dataclass(frozen=True)
-class Taxon:
-    """What a data set says about a label.
-
-    Attributes
-    ----------
-    label : as images are labelled
-    above : rank, in lower case -> name of the group that it is in
-    common : language -> the name that people use
-    category : category of threat, such as EN
-    """
-
-    label: str
-    above: Mapping[str, str] = field(default_factory=dict)
-    common: Mapping[str, str] = field(default_factory=dict)
-    category: str | None = None
 
 
 class Reader(Protocol, Generic[Section]):

@@ -20,10 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.base import Reader, Taxon, file_fingerprint
+from camtrap_batch.catalog.base import Reader, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
-from camtrap_batch.catalog.labels import CATEGORY, one_name_each
+from camtrap_batch.catalog.labels import CATEGORY, Taxon, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,24 @@ _SIGNS: tuple[tuple[str, Callable[[Iterable[object]], bool]], ...] = (
 
 CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
 """Names of a column with a category such as EN, which is not a rank; `publish.sensitive` may name it."""
+
+
+@dataclass(frozen=True)
+class Taxon:
+    """What a data set says about a label.
+
+    Attributes
+    ----------
+    label : as images are labelled
+    above : rank, in lower case -> name of the group that it is in
+    common : language -> the name that people use
+    category : category of threat, such as EN
+    """
+
+    label: str
+    above: Mapping[str, str] = field(default_factory=dict)
+    common: Mapping[str, str] = field(default_factory=dict)
+    category: str | None = None
 
 
 def tidy_label(text: str) -> str:

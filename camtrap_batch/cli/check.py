@@ -53,7 +53,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
         print("camtrap check JOB --repair does what is said after each semicolon")
         return 1
     if shards:
-        print(f"the next run does these shards again: {shards}")
+        print(f"the next run redoes these shards: {shards}")
     by_hand = [fault for fault in report.faults if fault.counts and fault.then.startswith(_BY_HAND)]
     return 1 if by_hand else 0
 

@@ -172,7 +172,7 @@ class Attempts:
     def _whatever_they_are_given(self, shard: Shard, worker: str, memory: int | None) -> WorkersDie:
         had = f"with {memory / 2**20:,.0f} MiB of memory each" if memory else "without a memory limit"
         return WorkersDie(
-            f"workers die whatever work they get, {had}: nothing was done between their deaths, so no image "
+            f"workers die whatever they are given, {had}: nothing was done between their deaths, so no image "
             f"is to blame; the last was {worker}, at shard {shard.id} ({shard.rows} rows): give them more "
             "memory, or look at their logs; what was done is kept"
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from camtrap_batch.catalog.base import Taxon
-from camtrap_batch.catalog.labels import label_key
+from camtrap_batch.catalog.labels import Taxon, label_key
 from camtrap_batch.events import Taxonomy
 
 RED_LIST = {

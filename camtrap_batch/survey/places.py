@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.base import Taxon, reader_of
-from camtrap_batch.catalog.labels import label_key
+from camtrap_batch.catalog.base import reader_of
+from camtrap_batch.catalog.labels import Taxon, label_key
 from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.codes import if_else
 from camtrap_batch.errors import InputError

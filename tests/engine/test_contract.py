@@ -154,7 +154,7 @@ def test_where_nothing_succeeds_no_image_is_convicted(executor: Executor, tmp_pa
     plan = make_plan(1, 4)
     work = replace(toy(executor, tmp_path, plan), kills=frozenset(range(4)))
     seen: list[Event] = []
-    with pytest.raises(WorkersDie, match=r"workers die whatever they are given, with.* of memory") as caught:
+    with pytest.raises(WorkersDie, match=r"workers die whatever they are given, with.* memory") as caught:
         fan_out(executor, plan, work, observe=seen.append)
     assert caught.value.exit_code == 1
     assert not [event for event in seen if isinstance(event, ImageCrashed | ShardDone)]

@@ -300,6 +300,7 @@ def test_gpu_workers_where_there_are_some(
         return of_shard(replace(self, device="cpu"), shard, payload, here)
 
     monkeypatch.setattr(DetectShard, "run", on_cpu)
+    monkeypatch.setattr(DetectShard, "requirement", None)
     monkeypatch.setattr("camtrap_batch.stages.detect.has_gpu", lambda: is_there)
     Made(folder, model="spots.onnx", device=asked).do()
     assert told == {device}
@@ -510,7 +511,8 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(detect, "_FEWEST_TO_CHECK", 1)
     monkeypatch.setattr(trial, "_SHARE", 1)
     job = Made(folder, model="spots.onnx")
-    job.do()
+    while job.do().shards_run:  # until what is unreadable is not tried again
+        pass
     found = job.run.snapshot("detected").meta["precision"]
     assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
     assert found["apart"] <= 0.01

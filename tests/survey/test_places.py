@@ -14,7 +14,7 @@ from support_exports import FORMATS, MODEL, add_boxes, image, write_run
 from support_runs import run_on_driver
 
 from camtrap_batch import open_run
-from camtrap_batch.catalog.base import Taxon
+from camtrap_batch.catalog.labels import Taxon
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.events import make_taxonomy

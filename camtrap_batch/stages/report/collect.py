@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.base import Taxon, reader_of
+from camtrap_batch.catalog.base import reader_of
+from camtrap_batch.catalog.labels import Taxon
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import CamtrapError, InputError
 from camtrap_batch.job import Job

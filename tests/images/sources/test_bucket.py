@@ -334,7 +334,7 @@ def test_which_account_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        InputError, match=r"the storage account is not specified;  set AZURE_STORAGE_ACCOUNT_NAME"
+        InputError, match=r"the storage account is not specified; set AZURE_STORAGE_ACCOUNT_NAME"
     ):
         ImageRoot("az://container/x", {"anon": True}).check()
 

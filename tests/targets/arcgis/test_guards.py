@@ -236,6 +236,6 @@ def test_a_field_that_has_to_have_a_value(make_bench: Any) -> None:
 def test_a_table_where_points_are_meant(make_bench: Any) -> None:
     rows = event_table(4)
     bench = make_bench(rows, type="Table")
-    with pytest.raises(InputError, match="is a table, and events have places"):
+    with pytest.raises(InputError, match="is a table, but events have coordinates"):
         bench.target().push([rows])
     assert not edited(bench)
