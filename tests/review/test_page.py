@@ -363,7 +363,7 @@ def test_labels_are_found_by_any_of_their_names(tmp_path: Path, browser: Any) ->
         looked_at(page, 2)
         say(page, "Bat-eared  fox")
         looked_at(page, 3)
-        assert "in no list" in page.inner_text("#note")
+        assert "on no list" in page.inner_text("#note")
         say(page, "bat-eared FOX")
         looked_at(page, 4)
         page.keyboard.press("/")
