@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from distributed import Client
+from hypothesis import HealthCheck, settings
 from support import Processes, command, data_folder
 from support_cluster import Started
 from support_s3 import ENVIRONMENT, s3_server
@@ -21,6 +22,10 @@ from support_s3 import ENVIRONMENT, s3_server
 from camtrap_batch.cluster import Local, Workers, open_cluster
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.store.folder import Folder
+
+# No test is timed: a loaded machine draws data slowly, which says nothing about what is tested.
+settings.register_profile("camtrap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("camtrap")
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in workers, see camtrap_batch/worker.py
 
