@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from camtrap_batch.catalog.camtrap_dp import SOURCE
+from camtrap_batch.catalog import reader_of
 from camtrap_batch.codes import Ints, if_else, one_chunk
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
@@ -215,15 +215,15 @@ def is_package_of_ours(folder: Path) -> bool:
 
 def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
     """Like `write_camtrap_dp`; if the data set is itself a package, that one complete, with our additions."""
-    dataset = images.run.job.dataset
-    if dataset.format != SOURCE:
+    source = reader_of(images.run.job.dataset).package
+    if source is None:
         written = write_camtrap_dp(images, path, left_out, rules)
     else:
         from camtrap_batch.exports.camtrap_dp_source import (
             write_whole,  # it uses parts of this module
         )
 
-        written = write_whole(images, path, left_out, str(dataset.metadata), rules)
+        written = write_whole(images, path, left_out, source, rules)
     if rules.parquet:
         _write_parquet(path)
     return written
