@@ -24,7 +24,14 @@ from camtrap_batch.catalog.drawn import Drawn, drawn_in_cct
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
-from camtrap_batch.catalog.table import Catalog, dates_of_images, finish_catalog, group_labels, row_order
+from camtrap_batch.catalog.table import (
+    Catalog,
+    dates_of_images,
+    finish_catalog,
+    group_labels,
+    offsets_of_images,
+    row_order,
+)
 from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import WithLocation
@@ -95,9 +102,11 @@ def read_cct(
     with ThreadPoolExecutor(1) as beside:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
         when = dates_of_images(dates, images["image_id"], path, notes, order)
-        by_rank = row_order(
-            pa.table({**images, "datetime": pa.array(when.times, pa.timestamp("us"), from_pandas=True)})
-        )
+        times = {
+            "datetime": pa.array(when.times, pa.timestamp("us"), from_pandas=True),
+            "utc_offset_minutes": offsets_of_images(when, utc_offset),
+        }
+        by_rank = row_order(pa.table({**images, **times}))
         labels, has_doubles, noted = labelled.result()
     notes.update(noted)
     notes["images flagged corrupt by the metadata; judged by their content"] += flags.true_count

@@ -27,9 +27,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from camtrap_batch.catalog import reader_of
+from camtrap_batch.clocks import MINUTE, NO_TIME, microseconds
 from camtrap_batch.codes import Ints, if_else, one_chunk
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
+from camtrap_batch.events.codes import Bools, short_hash
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
@@ -546,7 +547,7 @@ class _Deployments:
 
     def _see(self, number: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
-        instant = time - np.where(offset == _NO_OFFSET, 0, offset).astype(np.int64) * 60_000_000
+        instant = _instant(time, offset)
         order = np.lexsort((instant, number))
         begins = np.flatnonzero(np.diff(number[order], prepend=-1))
         ends = np.append(begins[1:], len(order)) - 1
@@ -841,6 +842,7 @@ class EventTimes:
 
     def add(self, event: Ints, deployment: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
+        time = _instant(time, offset)
         is_in = event >= 0
         event, deployment, time, offset = event[is_in], deployment[is_in], time[is_in], offset[is_in]
         order = np.lexsort((time, event))
@@ -1101,6 +1103,11 @@ def _zone(minutes: int) -> str:
 def _times(rows: pa.Table) -> tuple[Ints, npt.NDArray[np.int32]]:
     offset = rows["utc_offset_minutes"].combine_chunks().fill_null(_NO_OFFSET).to_numpy(zero_copy_only=False)
     return microseconds(rows["datetime"]), np.asarray(offset, np.int32)
+
+
+def _instant(time: Ints, offset: npt.NDArray[np.int32]) -> Ints:
+    """Times in UTC; by the camera's clock if its offset is not known."""
+    return time - np.where(offset == _NO_OFFSET, 0, offset).astype(np.int64) * MINUTE
 
 
 def utc(text: str) -> str:
