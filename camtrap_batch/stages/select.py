@@ -172,8 +172,8 @@ def _select(
     statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
     found = open_table(folder, findings).to_table() if findings else None
     job = context.job
-    place = pc.index_in(pa.array(list(drawn), pa.string()), rows["image_id"].combine_chunks()).to_pylist()
-    named = Named(dict(zip(place, drawn.values(), strict=True)), {})
+    row = pc.index_in(pa.array(list(drawn), pa.string()), rows["image_id"].combine_chunks()).to_pylist()
+    named = Named(dict(zip(row, drawn.values(), strict=True)), {})
     reviewed = None
     if said is not None:
         told, _ = choose(rows, statuses.cast("string"), classes, job.select.statuses, named)
