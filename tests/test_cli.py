@@ -188,6 +188,16 @@ def test_a_table_is_not_written_over_an_input(job: Path, capsys: pytest.CaptureF
     assert cameras.read_text() == "location,lat,lon\n1,0,0\n"
 
 
+def test_pictures_in_a_table_are_said_to_show_people(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("catalog", "validate"):
+        assert main([stage, str(job), "--cluster", "inline", "--quiet"]) == 0
+    out = str(job.parent / "pictures.parquet")
+    assert main(["table", str(job), "thumbnails", "--out", out]) == 0
+    assert "people are not blurred" in capsys.readouterr().out
+    assert main(["table", str(job), "thumbnails", "--out", out, "--set", "report.people=show"]) == 0
+    assert "blurred" not in capsys.readouterr().out
+
+
 def test_cameras_of_another_data_set_are_refused(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cameras = job.parent / "cameras.csv"
     cameras.write_text("location,lat,lon\nA7,0,0\n")
