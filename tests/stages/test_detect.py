@@ -18,8 +18,8 @@ import simplejpeg
 import yaml
 from PIL import ExifTags, Image
 from support_onnx import constant_detector, spot_detector
+from support_runs import InlineJob
 
-import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.errors import CamtrapError, ClusterError, InputError, JobError, StageError
@@ -63,25 +63,17 @@ def write_photos(folder: Path) -> None:
     (folder / "cct.json").write_text(json.dumps(content))
 
 
-class Made:
+class Made(InlineJob):
     """A run folder, validated, and a job file beside it."""
 
     def __init__(self, folder: Path, **detect: Any) -> None:
-        self.folder, self.file = folder, folder / "job.yaml"
-        self.content: dict[str, Any] = {
-            "name": "run",
-            "output": str(folder),
-            "dataset": {"format": "cct", "metadata": "cct.json", "images": "images"},
-            "validate": {"thumbnails": 16},
-            "detect": detect,
-        }
-        self.write()
+        dataset = {"format": "cct", "metadata": "cct.json", "images": "images"}
+        super().__init__(folder, dataset=dataset, validate={"thumbnails": 16}, detect=detect)
 
     def write(self, **detect: Any) -> None:
-        self.content["detect"] |= detect
-        self.file.write_text(yaml.safe_dump(self.content))
+        self.set(detect=self.content["detect"] | detect)
 
-    def do(
+    def do(  # type: ignore[override]
         self,
         stage: str = "detect",
         *assignments: str,
@@ -93,14 +85,6 @@ class Made:
         options = parse_options({"retry": retry} if retry else {}, STAGES[stage].options)
         source = GivenExecutor(InlineExecutor(), {"CPU": memory})
         return run_one(Context(job, Run(job), source, dry_run=dry_run, options=options), stage)
-
-    @property
-    def run(self) -> Run:
-        return camtrap_batch.open_run(self.file)
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.run.table(table).to_table().to_pylist()
-        return rows
 
 
 @pytest.fixture(scope="module")
