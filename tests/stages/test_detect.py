@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -580,23 +580,19 @@ class Finder:
 """
 
 
-def test_a_detector_of_another_package(folder: Path) -> None:
+def test_a_detector_of_another_package(
+    folder: Path,
+    beside: Callable[..., None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     """A package that lies beside ours, with an entry point, finds boxes in files of an ending of its own."""
-    (site := folder / "site").mkdir()
-    (site / "camtrap_bright.py").write_text(_PACKAGE)
-    (info := site / "camtrap_bright-1.0.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-bright\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[camtrap_batch.detectors]\nbroken = nowhere:Detector\nbright = camtrap_bright:BrightDetector\n"
-    )
+    entries = "broken = nowhere:Detector\nbright = camtrap_bright:BrightDetector"
+    beside("camtrap_bright", _PACKAGE, "camtrap_batch.detectors", entries)
     job = Made(folder, model="level.bright")  # the broken one is in nobody's way
 
     def detect(level: str) -> subprocess.CompletedProcess[str]:
         (folder / "level.bright").write_text(level)
-        main = "from camtrap_batch.cli import main; sys.exit(main())"
-        script = f"import sys; sys.path.append(sys.argv.pop(1)); {main}"
-        command = [sys.executable, "-c", script, str(site), "detect", str(job.file), "--cluster", "inline"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return camtrap("detect", job.file, "--cluster", "inline")
 
     done = detect("bright")
     assert done.returncode == 2
