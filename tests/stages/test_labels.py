@@ -542,15 +542,9 @@ def test_the_catalog_asks_about_usual_words_for_empty(tmp_path: Path) -> None:
     assert line not in run_on_driver(job, "catalog", "select.empty.class=blank").notes
     found = rows(job, "catalog", "file_name", "labels")
     assert {label["name"] for _, labels in found for label in labels} == {"blank", "fox", "empty"}
-    job.write_text(
-        yaml.safe_dump(
-            {
-                "name": "run",
-                "output": str(tmp_path),
-                "dataset": dataset | {"label": {"empty": ["blank"]}},
-            }
-        )
-    )
+    content = yaml.safe_load(job.read_text())
+    content["dataset"]["label"] = {"empty": ["blank"]}
+    job.write_text(yaml.safe_dump(content))
     assert not any("counts as an animal" in note for note in run_on_driver(job, "catalog").notes)
     found = rows(job, "catalog", "file_name", "labels")
     assert {label["category_id"] for file, labels in found for label in labels if file != "b.jpg"} == {0}
