@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from camtrap_batch.cli import main
 from camtrap_batch.job import Job
@@ -189,6 +190,7 @@ def test_a_table_is_not_written_over_an_input(job: Path, capsys: pytest.CaptureF
 
 
 def test_pictures_in_a_table_are_said_to_show_people(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 48)).save(job.parent / "images" / "a.jpg")
     for stage in ("catalog", "validate"):
         assert main([stage, str(job), "--cluster", "inline", "--quiet"]) == 0
     out = str(job.parent / "pictures.parquet")
