@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
+from camtrap_batch.catalog.drawn import Drawn, drawn_in_cct
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
@@ -46,6 +47,7 @@ class CctDataset(WithLocation):
 class CctReader(Reader[CctDataset]):
     section = CctDataset
     help = "COCO Camera Traps JSON"
+    has_boxes = True
 
     def read(self) -> Catalog:
         dataset = self.dataset
@@ -57,6 +59,9 @@ class CctReader(Reader[CctDataset]):
             order=dataset.dates,
             root=dataset.images,
         )
+
+    def boxes(self, key: str) -> Drawn:
+        return drawn_in_cct(str(self.dataset.metadata), key)
 
 
 def read_cct(
