@@ -156,7 +156,8 @@ def _push(context: Context, result: StageResult, merged: MergeResult, target: Ta
         if answered.num_rows:
             context.begin_writing()
             _keep_ledger(context.run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
-            context.run.log("pushed", stage="publish", target=job.target_url, edits=answered.num_rows)
+            about = {"key": job.publish.key, "target": job.target_url, "edits": answered.num_rows}
+            context.run.log("pushed", stage="publish", **about, locations=merged.number)
         _require_done(push)
         if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
             raise Interrupted(

@@ -295,8 +295,8 @@ def targets_of(run: Run, wanted: Wanted | None = None) -> list[tuple[Run, Target
         theirs = _places(first) if type(first) is type(second) else {}
         if shared := sorted(text for place, text in _places(second).items() if place in theirs):
             raise InputError(
-                f"publish.public: {shared[0]} is where publish.target goes, with exact positions and people; "
-                "name another place"
+                f"publish.public: {shared[0]} is also publish.target, which holds exact positions and "
+                "people; name another place"
             )
     return found
 
