@@ -183,9 +183,9 @@ class Job(Section):
         return self.publish.address(self.run_url)
 
     @property
-    def places(self) -> list[Job]:
-        """The job as one for each place that it publishes to: itself, and with a public place beside its
-        target (`publish.public`) as the target."""
+    def by_target(self) -> list[Job]:
+        """The job as one for each of its targets: itself, and with the public target beside its own
+        (`publish.public`) as the only one."""
         second = self.publish.second
         return [self] if second is None else [self, self.model_copy(update={"publish": second})]
 
@@ -211,7 +211,7 @@ class Job(Section):
 
 def _check_output(job: Job, where: str) -> None:
     """Raise JobError if the job would write into its own input, or its run folder can't be a folder."""
-    written = [place for one in job.places for place in one.publish.written(job.run_url)]
+    written = [found for one in job.by_target for found in one.publish.written(job.run_url)]
     for key, path in (("output", job.run_url), *written):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")

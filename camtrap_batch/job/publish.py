@@ -21,11 +21,11 @@ class OneTarget(OneOf):
     def name_of(self, value: str) -> str:
         targets = registry(self.group)
         # One after the other: those of other packages are imported only if none of ours matches.
-        return next((name for name in targets if targets[name].section.claims(value)), value)
+        return next((name for name, target in targets.loadable() if target.section.claims(value)), value)
 
     def refuse(self, value: Any) -> str:
         forms = [section.form for _, section in self.sections() if issubclass(section, Publish)]
-        return f"{value!r}: should be {', or '.join(forms)}"
+        return f"{value!r}: should be {', or '.join(forms)}{registry(self.group).broken()}"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ KEY = "publish"
 
 _TARGETS = "camtrap_batch.targets"
 _SAID = {
-    "public": "the second place is public",
-    "sensitive": "publish.sensitive counts for both places",
-    "sensitive_km": "publish.sensitive_km counts for both places",
+    "public": "the second target is public",
+    "sensitive": "publish.sensitive counts for both targets",
+    "sensitive_km": "publish.sensitive_km counts for both targets",
 }
 
 
@@ -71,7 +71,7 @@ class Publish(SignIn):
     public: Annotated[SerializeAsAny[bool | Publish], Beside(_TARGETS, "target")] = Field(
         False,
         description="true: for anyone to see: positions on a grid of report.blur_km (10 km if that is 0), "
-        "without people and vehicles; or a second place that gets this beside the target, which has "
+        "without people and vehicles; or a second target that gets this beside the target, which has "
         "everything: public.gpkg, or {target: arcgis, cameras: URL, ...} with the keys of publish",
     )
     sensitive: InputPath | list[str] | None = Field(
@@ -88,7 +88,7 @@ class Publish(SignIn):
     @model_validator(mode="before")
     @classmethod
     def _sign_in_alike(cls, content: Any) -> Any:
-        """A second place signs in like the first, unless it says where or as whom."""
+        """A second target signs in like the first, unless it says where or as whom."""
         second = content.get("public") if isinstance(content, dict) else None
         if not isinstance(second, dict) or second.keys() & {"portal", "profile", "anonymous"}:
             return content
@@ -123,7 +123,7 @@ class Publish(SignIn):
 
     @property
     def second(self) -> Publish | None:
-        """The section of the public place beside this one; None if there is none."""
+        """The section of the public target beside this one; None if there is none."""
         if not isinstance(self.public, Publish):
             return None
         hidden = {"sensitive": self.sensitive, "sensitive_km": self.sensitive_km}

@@ -69,13 +69,13 @@ def read_status(run: Run, plans: Iterable[Watched], driver: Holder | None = None
 
 
 def last_pushes(run: Run) -> list[str]:
-    """Of a job with a public place beside its target: when each was last edited, one line each."""
-    places = run.job.places
-    if len(places) == 1:
+    """Of a job with a public target beside its own: when each was last edited, one line each."""
+    jobs = run.job.by_target
+    if len(jobs) == 1:
         return []
     last = {event.get("key", KEY): event for event in _read_log(run) if event["event"] == "pushed"}
     lines = []
-    for job in places:
+    for job in jobs:
         if (event := last.get(job.publish.key)) is None or event["target"] != job.target_url:
             lines.append(f"{job.publish.key}: {job.target_url}: not pushed to yet")
         else:

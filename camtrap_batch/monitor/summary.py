@@ -119,7 +119,7 @@ def _paths(run: Run) -> Iterator[RenderableType]:
     if run.folder.exists("report/index.html"):
         yield f"report:      {run.folder.url}/report/index.html"
     if run.current("ledger") is not None:
-        for job in run.job.places:
+        for job in run.job.by_target:
             what = "" if job.publish.key == KEY else "public "
             title = f"{what}{job.publish.title}:"
             yield f"{title:<12} {job.target_url}"

@@ -87,9 +87,9 @@ class PublishStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
 
-        `--snapshot` says which result of `merge`; its rows replace those on the layer. A public place beside
-        the target gets its part of the same rows, and is pushed to by itself: what goes wrong with one of the
-        two does not keep the other from being brought up to date.
+        `--snapshot` says which result of `merge`; its rows replace those on the layer. A public target
+        beside the job's own gets its part of the same rows, and is pushed to by itself: what goes wrong with
+        one of the two does not keep the other from being brought up to date.
 
         Raises
         ------
@@ -133,7 +133,7 @@ STAGE = PublishStage()
 
 
 def _push(context: Context, result: StageResult, merged: MergeResult, target: Target) -> int:
-    """Push to one place, and add what was done to `result`; returns the number of edits.
+    """Push to one target, and add what was done to `result`; returns the number of edits.
 
     Parameters
     ----------
@@ -177,14 +177,14 @@ def _push(context: Context, result: StageResult, merged: MergeResult, target: Ta
         result.notes += notes if key == KEY else [f"{key}: {note}" for note in notes]
 
 
-def _require_all(wrong: Mapping[str, CamtrapError], places: Sequence[str]) -> None:
-    """Raise what went wrong with a place; if the job has two, also say what became of the other."""
+def _require_all(wrong: Mapping[str, CamtrapError], keys: Sequence[str]) -> None:
+    """Raise what went wrong with a target; if the job has two, also say what became of the other."""
     if not wrong:
         return
-    if len(places) == 1:
-        raise wrong[places[0]]
+    if len(keys) == 1:
+        raise wrong[keys[0]]
     said = {key: str(problem).removeprefix(f"{KEY}: ") for key, problem in wrong.items()}
-    text = "; ".join(f"{key}: {said[key]}" if key in said else f"{key} is up to date" for key in places)
+    text = "; ".join(f"{key}: {said[key]}" if key in said else f"{key} is up to date" for key in keys)
     for kind in (InputError, TargetUnreachable):
         if all(isinstance(problem, kind) for problem in wrong.values()):
             raise kind(text)

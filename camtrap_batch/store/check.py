@@ -19,7 +19,7 @@ from camtrap_batch.errors import CamtrapError, Damaged
 from camtrap_batch.store import copies, corrections, identity, lease, redo, schemas, snapshots
 from camtrap_batch.store.folder import Entry, Folder, is_staged
 from camtrap_batch.store.log import LOG, PARTS
-from camtrap_batch.store.records import Unreadable, decode
+from camtrap_batch.store.records import Unreadable, from_json
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Overtaken, Snapshot
 from camtrap_batch.store.tables import find_damage, read_file, shard_of
@@ -197,7 +197,7 @@ class _Check:
                 continue
             number = int(stem)
             try:
-                snapshot = decode(data, Snapshot)
+                snapshot = from_json(data, Snapshot)
                 if (snapshot.table, snapshot.number) != (table, number):
                     raise Unreadable(f"is snapshot {snapshot.number} of {snapshot.table}, not of its name")
                 self.snapshots[table, number] = snapshot
@@ -539,7 +539,7 @@ class _Check:
     def _others(self, records: dict[str, bytes]) -> None:
         for path, data in records.items():
             try:
-                decode(data, lease.Holder if path.startswith("lease/") else redo.Asked)
+                from_json(data, lease.Holder if path.startswith("lease/") else redo.Asked)
             except Unreadable as problem:
                 self._found(path, str(problem), "it is deleted")
                 if self.repair:

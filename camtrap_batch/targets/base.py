@@ -187,10 +187,10 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class NamesPlaces(Protocol):
-    """A target that can be named in several ways: two with a place in common write to the same thing."""
+class HasIdentity(Protocol):
+    """A target that can be named in several ways: two with an identity in common write to the same thing."""
 
-    def places(self) -> dict[str, str]:
+    def identities(self) -> dict[str, str]:
         """What it writes to: its identity, however the job file names it -> text for people.
 
         Raises
@@ -288,26 +288,26 @@ def targets_of(run: Run, wanted: Wanted | None = None) -> list[tuple[Run, Target
     InputError
         Both are the same, or share a layer. Otherwise like `Target.of`.
     """
-    runs = [run if job is run.job else Run(job) for job in run.job.places]
+    runs = [run if job is run.job else Run(job) for job in run.job.by_target]
     found = [(one, _target_of(one, wanted or Wanted())) for one in runs]
     if len(found) > 1:
         first, second = (target for _, target in found)
-        theirs = _places(first) if type(first) is type(second) else {}
-        if shared := sorted(text for place, text in _places(second).items() if place in theirs):
+        theirs = _identities(first) if type(first) is type(second) else {}
+        if shared := sorted(text for identity, text in _identities(second).items() if identity in theirs):
             raise InputError(
                 f"publish.public: {shared[0]} is also publish.target, which holds exact positions and "
-                "people; name another place"
+                "people; name another target"
             )
     return found
 
 
 def _target_of(run: Run, wanted: Wanted) -> Target:
     section = type(run.job.publish)
-    kind = next(target for target in TARGETS.values() if target.section is section)
+    kind = next(target for _, target in TARGETS.loadable() if target.section is section)
     return kind.of(run, wanted)
 
 
-def _places(target: Target) -> dict[str, str]:
-    if isinstance(target, NamesPlaces):
-        return target.places()
+def _identities(target: Target) -> dict[str, str]:
+    if isinstance(target, HasIdentity):
+        return target.identities()
     return {target.describe(): target.describe()}

@@ -113,8 +113,8 @@ class FileTarget:
         """All files of the target."""
         return [self.path]
 
-    def places(self) -> dict[str, str]:
-        """See `NamesPlaces.places`: a file behind a link, or with two names, is one."""
+    def identities(self) -> dict[str, str]:
+        """See `HasIdentity.identities`: a file behind a link, or with two names, is one."""
         if self.bucket is not None:
             return {f"{self.bucket.url}/{file}": f"{self.bucket.url}/{file}" for file in self.files()}
         return {_identity(file): str(file) for file in self.files()}

@@ -114,8 +114,8 @@ class PostGISTarget:
         """What it is, and where."""
         return f"{self.section.title} {self.url}, schema {self.schema}"
 
-    def places(self) -> dict[str, str]:
-        """See `NamesPlaces.places`: a host has many names, but a server has one number."""
+    def identities(self) -> dict[str, str]:
+        """See `HasIdentity.identities`: a host has many names, but a server has one number."""
         from psycopg.errors import InsufficientPrivilege
 
         with self._transaction() as db:

@@ -120,7 +120,7 @@ def test_a_public_push_has_neither_exact_places_nor_people(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
-def two_places(folder: Path, **publish: object) -> Path:
+def two_targets(folder: Path, **publish: object) -> Path:
     """Eight images of lions, but for two of a person, at exact places; the result of `merge`."""
     (folder / "cameras.csv").write_text(
         "location,latitude,longitude\nC0,-24.123456,31.654321\nC1,-24.5,31.5\n"
@@ -159,10 +159,10 @@ EXACT = [struct.pack("<d", value) for value in (-24.123456, 31.654321)]
     ("first", "second"),
     [("all.gpkg", "open.gpkg"), ("all.parquet", "open.parquet"), ("all.gpkg", "open.parquet")],
 )
-def test_one_push_fills_the_full_and_the_public_place(
+def test_one_push_fills_the_full_and_the_public_target(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], first: str, second: str
 ) -> None:
-    job = two_places(tmp_path, target=first, public=second)
+    job = two_targets(tmp_path, target=first, public=second)
     assert main(["publish", str(job), "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "  photos: 8 adds" in said
@@ -194,7 +194,7 @@ def test_one_push_fills_the_full_and_the_public_place(
         assert f"run/{name}: last edited" in status
 
 
-def test_what_goes_wrong_with_one_place_does_not_hold_up_the_other(
+def test_what_goes_wrong_with_one_target_does_not_hold_up_the_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = merged(tmp_path, 20)
@@ -224,8 +224,8 @@ def test_what_goes_wrong_with_one_place_does_not_hold_up_the_other(
     assert photos(tmp_path) == len(held(tmp_path, "open.gpkg")["photos"]) == 10
 
 
-def test_a_public_place_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both places are looked at before either is changed."""
+def test_a_public_target_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both targets are looked at before either is changed."""
     job = merged(tmp_path, 4)
     run = tmp_path / "run"
     (tmp_path / "link").symlink_to(run)
@@ -245,7 +245,7 @@ def test_a_public_place_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFi
         ("a.gpkg", "b.shp", "publish.public: 'b.shp': should be a file name that ends in .gpkg"),
         ("a.gpkg", "3", "publish.public: 3: should be true, false, or a second target"),
         ("a.gpkg", "{cameras: x}", "publish.public.target: required, but missing"),
-        ("a.gpkg", "{target: b.gpkg, sensitive: [lion]}", "publish.sensitive counts for both places"),
+        ("a.gpkg", "{target: b.gpkg, sensitive: [lion]}", "publish.sensitive counts for both targets"),
         ("a.gpkg", "{target: b.gpkg, camera: x}", "publish.public.camera: unknown key"),
     ):
         capsys.readouterr()
@@ -259,7 +259,7 @@ def test_a_public_place_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFi
         ]
 
 
-def test_a_link_to_the_full_file_is_no_second_place(
+def test_a_link_to_the_full_file_is_no_second_target(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = merged(tmp_path, 4)
@@ -270,17 +270,17 @@ def test_a_link_to_the_full_file_is_no_second_place(
     assert "is also publish.target" in capsys.readouterr().err
 
 
-def test_a_job_with_two_places_says_the_same_when_it_is_written_out(tmp_path: Path) -> None:
+def test_a_job_with_two_targets_says_the_same_when_it_is_written_out(tmp_path: Path) -> None:
     job = Job.load(
-        two_places(tmp_path, target="a.gpkg", public="b.parquet", sensitive=["lion"], sensitive_km=3)
+        two_targets(tmp_path, target="a.gpkg", public="b.parquet", sensitive=["lion"], sensitive_km=3)
     )
     again = Job.parse(yaml.safe_load(job.to_yaml()), base=tmp_path)
     assert again == job
-    first, second = again.places
+    first, second = again.by_target
     assert (first.publish.is_public, second.publish.is_public) == (False, True)
     assert (second.publish.sensitive, second.publish.sensitive_km) == (["lion"], 3)
     assert second.target_url == str(tmp_path / "run" / "b.parquet")
-    assert Job.load(tmp_path / "job.yaml", ["publish.public=true"]).places[0].publish.is_public
+    assert Job.load(tmp_path / "job.yaml", ["publish.public=true"]).by_target[0].publish.is_public
 
 
 @pytest.mark.parametrize(("threshold", "left"), [(0.1, 6), (0.2, 7), (0.9, 7)])

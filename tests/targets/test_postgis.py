@@ -147,7 +147,7 @@ def test_a_push_that_is_killed_and_repeated(target: PostGISTarget) -> None:
     assert target.push(wanted).edits.num_rows == 0
 
 
-def test_a_kill_between_the_two_places_leaves_only_the_second_to_do(tmp_path: Path, database: str) -> None:
+def test_a_kill_between_the_two_targets_leaves_only_the_second_to_do(tmp_path: Path, database: str) -> None:
     """Killed while it changes the public tables, when the full ones are done."""
     import psycopg
 
@@ -199,7 +199,7 @@ def test_a_kill_between_the_two_places_leaves_only_the_second_to_do(tmp_path: Pa
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_schema_can_not_be_both_places(
+def test_a_schema_can_not_be_both_targets(
     tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
     job = write_run(

@@ -90,8 +90,8 @@ class ArcGISTarget:
         """What it is, and where."""
         return f"{self.section.title} {self.portal}"
 
-    def places(self) -> dict[str, str]:
-        """See `NamesPlaces.places`: layers named by their items are known by their URLs."""
+    def identities(self) -> dict[str, str]:
+        """See `HasIdentity.identities`: layers named by their items are known by their URLs."""
         return {url.rstrip("/").lower(): f"{layer}: {url}" for layer, url in self.urls.items()}
 
     def check(self, layers: Sequence[LayerRows]) -> None:
