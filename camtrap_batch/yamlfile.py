@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -53,10 +52,8 @@ class OneOf:
 
     def sections(self) -> Iterator[tuple[str, type[Section]]]:
         """Name and section of each variant that can be loaded."""
-        variants = registry(self.group)
-        for name in variants:
-            with suppress(UserError):  # a broken package is reported when its variant is requested
-                yield name, variants[name].section
+        for name, variant in registry(self.group).loadable():
+            yield name, variant.section
 
     def describe(self) -> str:
         """What each variant is, for help texts."""

@@ -41,13 +41,13 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
     """
     results = "infer.detections" if key == "infer" else f"{key}.results"  # its former name
     if settings.results == CATALOG:
-        return CatalogDetector.open(str(job.dataset.metadata), kind=job.dataset.format, key=results)
+        return CatalogDetector.open(job.dataset, results)
     if settings.results is not None:
         images = getattr(job.dataset, "images", None)
         return ResultsDetector.open(settings.results, images=images, key=results)
     path = str(settings.model)
     endings: dict[str, type[PictureDetector]] = {}
-    for variant in DETECTORS.values():
+    for _, variant in DETECTORS.loadable():
         for ending in getattr(variant, "endings", ()):
             endings[ending] = variant  # type: ignore[assignment]
     chosen = next((variant for ending, variant in endings.items() if path.lower().endswith(ending)), None)
@@ -55,7 +55,8 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
         # Advice about weights that need code is more useful than a list of endings.
         chosen = endings[".onnx"] if Path(path).is_file() else None
     if chosen is None:
-        raise InputError(f"{key}.model: {path}: should end in {choices(Path(path).suffix, endings)}")
+        possible = choices(Path(path).suffix, endings) + DETECTORS.broken()
+        raise InputError(f"{key}.model: {path}: should end in {possible}")
     opened: Detector = chosen.open(path, size=settings.size, tiles=settings.tiles, key=f"{key}.model")
     return opened
 

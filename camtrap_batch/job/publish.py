@@ -100,11 +100,11 @@ class OneTarget(OneOf):
     def name_of(self, value: str) -> str:
         targets = registry(self.group)
         # One after the other: those of other packages are imported only if none of ours matches.
-        return next((name for name in targets if targets[name].section.claims(value)), value)
+        return next((name for name, target in targets.loadable() if target.section.claims(value)), value)
 
     def refuse(self, value: Any) -> str:
         forms = [section.form for _, section in self.sections() if issubclass(section, Publish)]
-        return f"{value!r}: should be {', or '.join(forms)}"
+        return f"{value!r}: should be {', or '.join(forms)}{registry(self.group).broken()}"
 
 
 TARGET = OneTarget("camtrap_batch.targets", "target", "locations.gpkg")

@@ -17,7 +17,7 @@ import pyarrow as pa
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import Damaged
 from camtrap_batch.store import copies
-from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.records import Unreadable, from_json, to_json
 from camtrap_batch.store.run import Run
 from camtrap_batch.survey.design import draw, make_strata
 
@@ -81,7 +81,7 @@ def bring_draw(
             of.tolist(),
             (strata.drawn[of] / strata.sizes[of]).tolist(),
         )
-        run.folder.create(path, encode(made))
+        run.folder.create(path, to_json(made))
     drawn = _read(run, path)
     if not run.folder.exists(copies.path_of(path)):
         copies.keep(run.folder, [path])
@@ -103,7 +103,7 @@ def find_rows(drawn: Draw, location: pa.Array, seq_id: pa.Array) -> Ints:
 
 def _read(run: Run, path: str) -> Draw:
     try:
-        return decode(run.folder.read(path), Draw)
+        return from_json(run.folder.read(path), Draw)
     except Unreadable as problem:
         fault = f"is not a sample ({problem}): `camtrap check JOB --repair` restores it from its copy, if it "
         fault += "has one; otherwise move it away, and draw again"

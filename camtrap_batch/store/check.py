@@ -20,7 +20,7 @@ from camtrap_batch.store import copies, corrections, identity, lease, redo, sche
 from camtrap_batch.store.folder import Entry, Folder, is_staged
 from camtrap_batch.store.log import LOG, PARTS
 from camtrap_batch.store.loose import Loose, find_loose
-from camtrap_batch.store.records import OTHER_BYTES, Unreadable, decode
+from camtrap_batch.store.records import OTHER_BYTES, Unreadable, from_json
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Overtaken, Snapshot
 from camtrap_batch.store.tables import find_damage, read_file, shard_of
@@ -202,7 +202,7 @@ class _Check:
                 continue
             number = int(stem)
             try:
-                snapshot = decode(data, Snapshot)
+                snapshot = from_json(data, Snapshot)
                 if (snapshot.table, snapshot.number) != (table, number):
                     raise Unreadable(f"is snapshot {snapshot.number} of {snapshot.table}, not of its name")
                 self.snapshots[table, number] = snapshot
@@ -582,7 +582,7 @@ class _Check:
     def _others(self, records: dict[str, bytes]) -> None:
         for path, data in records.items():
             try:
-                decode(data, lease.Holder if path.startswith("lease/") else redo.Asked)
+                from_json(data, lease.Holder if path.startswith("lease/") else redo.Asked)
             except Unreadable as problem:
                 self._found(path, str(problem), "it is deleted")
                 if self.repair:

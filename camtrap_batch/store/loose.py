@@ -18,7 +18,7 @@ import yaml
 from camtrap_batch.errors import Damaged
 from camtrap_batch.store import copies, snapshots, sums
 from camtrap_batch.store.folder import Entry, Folder
-from camtrap_batch.store.records import OTHER_BYTES, Unreadable, decode
+from camtrap_batch.store.records import OTHER_BYTES, Unreadable, from_json
 from camtrap_batch.store.tables import open_table
 
 _PAGE = "report/index.html"
@@ -185,7 +185,7 @@ def _record(folder: Folder, entries: Mapping[str, Entry], path: str) -> tuple[by
     """A record that can be read, or what is wrong with it."""
     for data in _content(folder, entries, path):
         try:
-            decode(data, _Any)
+            from_json(data, _Any)
         except Unreadable as problem:
             return b"", str(problem)
         return data, ""
@@ -195,7 +195,7 @@ def _record(folder: Folder, entries: Mapping[str, Entry], path: str) -> tuple[by
 def _outputs(folder: Folder, entries: Mapping[str, Entry]) -> Iterator[Loose]:
     for path, data in folder.read_many(path for path in _below(entries, "outputs") if path.endswith(".json")):
         try:
-            decode(data, _Any)
+            from_json(data, _Any)
         except Unreadable as problem:
             then = "it is deleted; the file that it stands for is kept when it is written again"
             yield Loose(path, str(problem), then, "delete")

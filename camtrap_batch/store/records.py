@@ -30,12 +30,12 @@ class Unreadable(ValueError):
     """A record that is cut off, is not JSON, or lacks what it should hold; the text says which."""
 
 
-def encode(record: Any) -> bytes:
+def to_json(record: Any) -> bytes:
     """A data class as JSON, with a checksum."""
-    return encode_dict(as_dict(record))
+    return dict_to_json(as_dict(record))
 
 
-def encode_dict(record: dict[str, Any]) -> bytes:
+def dict_to_json(record: dict[str, Any]) -> bytes:
     """The same for a dict that is not empty."""
     data = _compact(record)
     return data[:-1] + b',"%s":"%08x"}' % (_SUM.encode(), zlib.crc32(data))
@@ -73,16 +73,16 @@ def as_dict(record: Any) -> dict[str, Any]:
     return {**found, **getattr(record, _MORE, {})}
 
 
-def decode(data: bytes, kind: type[_T]) -> _T:
+def from_json(data: bytes, kind: type[_T]) -> _T:
     """A record of a data class. Raises Unreadable.
 
     >>> @dataclasses.dataclass
     ... class Point:
     ...     x: int
     ...     more: dict[str, Any] = dataclasses.field(default_factory=dict)
-    >>> decode(b'{"x": 1, "color": "red"}', Point)
+    >>> from_json(b'{"x": 1, "color": "red"}', Point)
     Point(x=1, more={'color': 'red'})
-    >>> decode(b'{"x": 1, "colo', Point)
+    >>> from_json(b'{"x": 1, "colo', Point)
     Traceback (most recent call last):
     camtrap_batch.store.records.Unreadable: is cut off
     """

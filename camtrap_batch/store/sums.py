@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import OTHER_BYTES, Unreadable, decode, encode
+from camtrap_batch.store.records import OTHER_BYTES, Unreadable, from_json, to_json
 
 HTML = (b"<!-- sums ", b" -->")
 HASH_SIGN = (b"# sums ", b"\n")
@@ -60,7 +60,7 @@ def read_seal(data: bytes, comment: tuple[bytes, bytes] = HTML) -> dict[str, str
     end = data.find(after, at)
     if at < 0 or end < 0:
         return None
-    sums = decode(b'{"files":' + data[at + len(before) : end] + b"}", _Sums).files
+    sums = from_json(b'{"files":' + data[at + len(before) : end] + b"}", _Sums).files
     if sums.pop(_WHOLE, None) != sha256_of(data[:at]):
         raise Unreadable(OTHER_BYTES)
     return sums
@@ -68,12 +68,12 @@ def read_seal(data: bytes, comment: tuple[bytes, bytes] = HTML) -> dict[str, str
 
 def write_sums(folder: Folder, sums: Mapping[str, str]) -> None:
     """Record the SHA-256 of each file of a folder, by name; when all of them are there."""
-    folder.write(RECORD, encode(_Sums(dict(sums))))
+    folder.write(RECORD, to_json(_Sums(dict(sums))))
 
 
 def read_sums(folder: Folder) -> dict[str, str] | None:
     """What `write_sums` recorded; None if nothing is. Raises Unreadable."""
     try:
-        return decode(folder.read(RECORD), _Sums).files
+        return from_json(folder.read(RECORD), _Sums).files
     except FileNotFoundError:
         return None

@@ -266,5 +266,5 @@ TARGETS: Registry[type[Target]] = Registry(
 def target_of(run: Run, wanted: Wanted | None = None) -> Target:
     """The target that a job names. Raises like `Target.of`."""
     section = type(run.job.publish)
-    kind = next(target for target in TARGETS.values() if target.section is section)
+    kind = next(target for _, target in TARGETS.loadable() if target.section is section)
     return kind.of(run, wanted or Wanted())

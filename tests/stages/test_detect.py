@@ -634,9 +634,9 @@ def test_a_detector_of_another_package(folder: Path) -> None:
     (info := site / "camtrap_bright-1.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-bright\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[camtrap_batch.detectors]\nbright = camtrap_bright:BrightDetector\n"
+        "[camtrap_batch.detectors]\nbroken = nowhere:Detector\nbright = camtrap_bright:BrightDetector\n"
     )
-    job = Made(folder, model="level.bright")
+    job = Made(folder, model="level.bright")  # the broken one is in nobody's way
 
     def detect(level: str) -> subprocess.CompletedProcess[str]:
         (folder / "level.bright").write_text(level)

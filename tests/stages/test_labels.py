@@ -420,12 +420,15 @@ def test_a_whole_job_without_torch(tmp_path: Path) -> None:
     assert "zebra" in (tmp_path / "list.csv").read_text()
 
 
-def package(folder: Path) -> Path:
-    """A Camtrap DP package, observed by people and by a machine, and a job without a model."""
+def package(folder: Path, further: int = 0) -> Path:
+    """A Camtrap DP package, observed by people and by a machine, and a job without a model.
+
+    `further`: images of lions and impalas that people observed.
+    """
     (folder / "media").mkdir(parents=True)
     random = np.random.default_rng(1)
     media, seen = ["mediaID,deploymentID,timestamp,filePath"], []
-    for number in range(6):
+    for number in range(6 + further):
         picture = Image.fromarray(random.integers(0, 255, (48, 64, 3), np.uint8))
         picture.save(folder / "media" / f"{number}.jpg")
         media.append(f"m{number},A,2024-05-01T{8 + number:02}:00:00Z,media/{number}.jpg")
@@ -438,6 +441,10 @@ def package(folder: Path) -> Path:
         f"o3,A,m2,e2,,,media,animal,zebra,1,{machine}0.9",  # of an event that people observed
         f"o4,A,m3,e3,,,media,animal,zebra,1,{machine}0.1",
         f"o5,A,m4,e4,,,media,blank,,,{machine}0.99",
+        *(
+            f"o{number},A,m{number},e{number},,,media,animal,{('lion', 'impala')[number % 2]},1,{people}"
+            for number in range(6, 6 + further)
+        ),
     ]
     head = (
         "observationID,deploymentID,mediaID,eventID,eventStart,eventEnd,observationLevel,observationType,"
@@ -564,3 +571,23 @@ def test_the_catalog_says_where_the_category_0_is_an_animal(tmp_path: Path) -> N
     content["categories"][0] = {"id": 0, "name": "Blank"}
     (tmp_path / "cct.json").write_text(json.dumps(content))
     assert not any("category 0" in note for note in run_on_driver(job, "catalog").notes)
+
+
+def test_what_a_machine_observed_is_not_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = package(tmp_path / "dp", further=10)
+    learn = ["--set", "infer.model=latest", "--set", "select.classes=[lion, impala]", "--set",
+             "select.split={by: random, valid: 0.5}"]  # fmt: skip
+    for stage in ("catalog", "validate", "select"):
+        assert main([stage, str(job), "--cluster", "inline", *(learn if stage == "select" else ())]) == 0
+    told = capsys.readouterr()
+    assert "3 images with the label of a machine alone: left out" in told.out + told.err
+    assert rows(job, "selection", "image_id", "label", "reason")[:6] == [
+        ("m0", "lion", "kept"),
+        ("m1", None, "labelled by a machine alone"),
+        ("m2", "impala", "kept"),
+        ("m3", None, "labelled by a machine alone"),
+        ("m4", None, "labelled by a machine alone"),
+        ("m5", None, "no annotation"),
+    ]

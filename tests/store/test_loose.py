@@ -15,7 +15,7 @@ from support_store import make_plan, run
 from camtrap_batch.store import copies, sums
 from camtrap_batch.store.check import check
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, encode, encode_dict
+from camtrap_batch.store.records import Unreadable, dict_to_json, to_json
 from camtrap_batch.store.schemas import MANIFEST
 from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
@@ -43,7 +43,7 @@ def packed(content: bytes) -> bytes:
 
 PART, PHOTO = b"hand_over('index', {});\n" * 9, b"a photo " * 60
 PAGE = b"<!DOCTYPE html><html><body>" + b"<p>lions</p>" * 30 + b"</body></html>"
-SAMPLE = encode_dict({"name": "random-9-0", "seq_id": [f"s{n}" for n in range(40)]})
+SAMPLE = dict_to_json({"name": "random-9-0", "seq_id": [f"s{n}" for n in range(40)]})
 LOOSE = {
     "job.yaml": sums.seal(sums.SEALED + b"name: job\n" * 30, comment=sums.HASH_SIGN),
     "detectors/d1/detector.onnx": b"weights " * 99,
@@ -59,7 +59,7 @@ LOOSE = {
     "performance/infer-p.html": sums.seal(PAGE),
     "samples/random-9-0.json": SAMPLE,
     "copies/samples/random-9-0.json": SAMPLE,
-    "outputs/0123.json": encode_dict({"file": "/events.csv", "bytes": 7}),
+    "outputs/0123.json": dict_to_json({"file": "/events.csv", "bytes": 7}),
     f"attachments/0123/31-{len(PHOTO)}": PHOTO,
 }
 
@@ -191,19 +191,19 @@ class Point:
 
 
 def test_no_flipped_bit_of_a_record_changes_what_it_says() -> None:
-    from camtrap_batch.store.records import decode
+    from camtrap_batch.store.records import from_json
 
-    data = encode(Point(1, "lion"))
+    data = to_json(Point(1, "lion"))
     for at in range(len(data) * 8):
         flipped = bytearray(data)
         flipped[at // 8] ^= 1 << at % 8
         try:
-            found = decode(bytes(flipped), Point)
+            found = from_json(bytes(flipped), Point)
         except Unreadable:
             continue
         assert (found.x, found.label) == (1, "lion"), bytes(flipped)
     formatted = data.replace(b":", b": ").replace(b"lion", b"puma")
-    assert decode(formatted, Point).label == "puma", "somebody has formatted it anew"
+    assert from_json(formatted, Point).label == "puma", "somebody has formatted it anew"
 
 
 def test_a_seal_goes_by_every_byte() -> None:

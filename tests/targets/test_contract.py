@@ -436,7 +436,9 @@ def camtrap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     (site / "camtrap_lines.py").write_text(_MODULE)
     (info := site / "camtrap_lines-1.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-lines\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[camtrap_batch.targets]\n.jsonl = camtrap_lines:Lines\n")
+    (info / "entry_points.txt").write_text(
+        "[camtrap_batch.targets]\n.a = nowhere:Target\n.jsonl = camtrap_lines:Lines\n"
+    )
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         script = (
@@ -469,6 +471,7 @@ def test_a_target_of_another_package(
     assert "'map.shp': should be" in wrong.stderr
     assert "a file name that ends in .gpkg" in wrong.stderr
     assert "a file name that ends in .jsonl" in wrong.stderr
+    assert "'.a' (nowhere:Target) can't be loaded" in wrong.stderr, "a broken package is in nobody's way"
     wrong = camtrap("publish", str(job), "--set", "publish.spaces=2")
     assert "spaces is for `target: .jsonl`; here it is locations.gpkg" in wrong.stderr
     wrong = camtrap("publish", str(job), "--set", "publish.target=m.jsonl", "--set", "publish.spices=2")
