@@ -123,6 +123,12 @@ DATE_FINDINGS: tuple[str, ...] = (
 """Kinds of findings that mean that the date may be wrong."""
 
 
+MISSING = frozenset(
+    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
+)
+"""What spreadsheets, R and Python put into a cell that has no value."""
+
+
 UNCERTAIN = "uncertain"
 """Label of a sequence or an event whose confidence is below the job's `infer.min_confidence`."""
 
@@ -159,11 +165,22 @@ FROM_METADATA = "from_metadata"
 """Key of the meta of predictions that are what a machine has observed by the metadata."""
 
 
-PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
+PERSONS: tuple[str, ...] = (
+    *("human", "person", "people", "homo sapiens", "humans", "persons"),
+    *("mensch", "menschen", "personne", "humain", "persona", "personas", "humano", "pessoa", "umano"),
+    *("mens", "människa", "menneske"),
+)
 """Labels, in lower case, of people."""
 
 
-PEOPLE: tuple[str, ...] = (*PERSONS, "vehicle")
+VEHICLES: tuple[str, ...] = (
+    *("vehicle", "vehicles", "car", "truck", "motorcycle", "motorbike", "bicycle"),
+    *("fahrzeug", "véhicule", "vehículo", "veículo", "veicolo", "voertuig", "fordon", "kjøretøy"),
+)
+"""Labels, in lower case, of what people come in."""
+
+
+PEOPLE: tuple[str, ...] = (*PERSONS, *VEHICLES)
 """Labels, in lower case, of what is not wildlife: people and their vehicles."""
 
 

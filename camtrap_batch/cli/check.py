@@ -39,7 +39,13 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
 
     run = Run(Job.load(options.job, options.assignments))
     require_run_folder(run.folder)
-    report = check(run.folder, repair=options.repair, model_fault=_model_fault, figure_faults=_figure_faults)
+    report = check(
+        run.folder,
+        repair=options.repair,
+        model_fault=_model_fault,
+        figure_faults=_figure_faults,
+        detector_fault=_detector_fault,
+    )
     report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
@@ -58,7 +64,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
     return 1 if by_hand else 0
 
 
-_BY_HAND = ("remove", "copy", "repair it")
+_BY_HAND = ("remove", "copy", "repair it", "move it away")
 """How what people have to do begins."""
 
 
@@ -88,6 +94,12 @@ def _figure_faults(model: Folder) -> dict[str, str]:
     from camtrap_batch.model.library import figure_faults
 
     return figure_faults(model)
+
+
+def _detector_fault(detector: Folder) -> str | None:
+    from camtrap_batch.detection.library import detector_fault
+
+    return detector_fault(detector)
 
 
 def _model_fault(model: Folder) -> str | None:

@@ -216,6 +216,8 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     rows = write_out(found, path)
     outputs.record(path)
     print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
+    if "jpeg" in found.schema.names and job.report.people != "show":
+        print("the pictures in it are the run folder's own, in which people are not blurred")
     return 0
 
 

@@ -563,6 +563,7 @@ def test_knows_nothing_of_dask_or_run_folders() -> None:
                 assert node.module in (
                     "camtrap_batch.report",
                     "camtrap_batch.catalog.labels",
+                    "camtrap_batch.clocks",
                     "camtrap_batch.codes",
                     "camtrap_batch.events",
                     "camtrap_batch.events.codes",

@@ -505,13 +505,20 @@ def test_asked_for_people_alone_a_machine_has_no_say(tmp_path: Path) -> None:
     assert {label for (label,) in rows(job, "events", "label")} == {"lion", "impala"}
 
 
+def job_of_table(folder: Path, text: str) -> Path:
+    """A job file for images that a .csv lists."""
+    (folder / "images").mkdir()
+    (folder / "images" / "a.jpg").write_bytes(b"")
+    (folder / "table.csv").write_text(text)
+    dataset = {"format": "csv", "metadata": "table.csv", "images": "images"}
+    (job := folder / "job.yaml").write_text(
+        yaml.safe_dump({"name": "run", "output": ".", "dataset": dataset})
+    )
+    return job
+
+
 def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_bytes(b"")
-    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,leer\nb.jpg,fox\n")
-    dataset = {"format": "csv", "metadata": str(tmp_path / "table.csv"), "images": str(tmp_path / "images")}
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    job = job_of_table(tmp_path, "file_name,species\na.jpg,leer\nb.jpg,fox\n")
     line = (
         "none of the labels (fox, leer) is taken to mean that there is no animal; if one does, name it in "
         "select.empty.class"
@@ -527,12 +534,7 @@ def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
 
 def test_the_catalog_asks_about_usual_words_for_empty(tmp_path: Path) -> None:
     """They stay what they were in jobs that there are, and it takes one key to say otherwise."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_bytes(b"")
-    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,blank\nb.jpg,fox\nc.jpg,empty\n")
-    dataset = {"format": "csv", "metadata": str(tmp_path / "table.csv"), "images": str(tmp_path / "images")}
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    job = job_of_table(tmp_path, "file_name,species\na.jpg,blank\nb.jpg,fox\nc.jpg,empty\n")
     line = "the label 'blank' counts as an animal; if it means that there is none: "
     line += "dataset.label: {empty: [blank]}"
     assert line in run_on_driver(job, "catalog").notes
@@ -540,15 +542,9 @@ def test_the_catalog_asks_about_usual_words_for_empty(tmp_path: Path) -> None:
     assert line not in run_on_driver(job, "catalog", "select.empty.class=blank").notes
     found = rows(job, "catalog", "file_name", "labels")
     assert {label["name"] for _, labels in found for label in labels} == {"blank", "fox", "empty"}
-    job.write_text(
-        yaml.safe_dump(
-            {
-                "name": "run",
-                "output": str(tmp_path),
-                "dataset": dataset | {"label": {"empty": ["blank"]}},
-            }
-        )
-    )
+    content = yaml.safe_load(job.read_text())
+    content["dataset"]["label"] = {"empty": ["blank"]}
+    job.write_text(yaml.safe_dump(content))
     assert not any("counts as an animal" in note for note in run_on_driver(job, "catalog").notes)
     found = rows(job, "catalog", "file_name", "labels")
     assert {label["category_id"] for file, labels in found for label in labels if file != "b.jpg"} == {0}
