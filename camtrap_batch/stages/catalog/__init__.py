@@ -28,6 +28,7 @@ from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
 from camtrap_batch.stages.catalog.renames import count_gone, keep_ids
 from camtrap_batch.stages.catalog.videos import PART as VIDEOS
 from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_frames
+from camtrap_batch.store import sums
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import stands
@@ -282,7 +283,7 @@ def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray
 
 def save_job(context: Context) -> None:
     """Keep the job as it ran. A user's own file that happens to be called `job.yaml` is not touched."""
-    text = _MARK + context.job.to_yaml().encode()
+    text = sums.seal(_MARK + sums.SEALED + context.job.to_yaml().encode(), comment=sums.HASH_SIGN)
     folder = context.run.folder
     kept = folder.read("job.yaml") if folder.exists("job.yaml") else _MARK
     if kept.startswith(_MARK) and kept != text:
