@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -50,6 +51,25 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def loadable(self) -> Iterator[tuple[str, Variant]]:
+        """Name and variant of each that can be loaded: a broken package is in the way only of its own users.
+
+        A message about something that none of them is ends with `broken`.
+        """
+        for name in self:
+            with suppress(UserError):
+                yield name, self[name]
+
+    def broken(self) -> str:
+        """Why others can't be loaded, to append to a message; nothing if all can."""
+        problems = []
+        for name in self:
+            try:
+                self[name]
+            except UserError as problem:
+                problems.append(f"; {problem}")
+        return "".join(problems)
 
     def choose(self, name: str, key: str) -> Variant:
         """The variant `name`. Raises UserError, with the possible names, if there is none.

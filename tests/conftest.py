@@ -19,7 +19,9 @@ from support import Processes, command, data_folder
 from support_cluster import Started
 from support_s3 import ENVIRONMENT, s3_server
 
+from camtrap_batch.cli import main
 from camtrap_batch.cluster import Local, Workers, open_cluster
+from camtrap_batch.registry import Registry, registry
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.store.folder import Folder
 
@@ -65,6 +67,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if hasattr(config, "workerinput"):
         items.sort(key=limit, reverse=True)
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str, str], None]:
+    """Installs a package beside ours, for one test: its module, the module's text, a group of entry points,
+    and the lines of that group."""
+
+    def install(module: str, text: str, group: str, lines: str) -> None:
+        (info := tmp_path / "site" / f"{module}-1.0.dist-info").mkdir(parents=True)
+        (info.parent / f"{module}.py").write_text(text)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
+        monkeypatch.syspath_prepend(str(info.parent))
+        ours = registry(group)
+        monkeypatch.setitem(vars(ours), "_entries", Registry(group, ours._ours)._entries)
+
+    return install
+
+
+@pytest.fixture
+def camtrap(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command, in this process."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        arguments = [str(word) for word in words]
+        try:
+            code = main(arguments)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])

@@ -11,6 +11,7 @@ import yaml
 
 from camtrap_batch import Job, Run, open_run
 from camtrap_batch.engine.base import GivenExecutor
+from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.pipeline import Context, StageResult, run_one
 from camtrap_batch.store.schemas import SCHEMAS
@@ -106,6 +107,35 @@ def run_on_driver(
     return run_one(
         Context(loaded, Run(loaded), GivenExecutor(nobody), dry_run=dry_run, options=options), stage
     )
+
+
+class InlineJob:
+    """A job file, whose stages run in this process."""
+
+    def __init__(self, folder: Path, **content: Any) -> None:
+        self.folder, self.file = folder, folder / "job.yaml"
+        self.content: dict[str, Any] = {"name": "run", "output": ".", **content}
+        self.set()
+
+    def set(self, **sections: Any) -> None:
+        """Give the job other sections."""
+        self.content |= sections
+        self.file.write_text(yaml.safe_dump(self.content))
+
+    def do(self, *stages: str, dry_run: bool = False) -> StageResult:
+        """Do stages; returns the result of the last one."""
+        for stage in stages:
+            job = Job.load(self.file)
+            context = Context(job, Run(job), GivenExecutor(InlineExecutor()), dry_run=dry_run)
+            result = run_one(context, stage)
+        return result
+
+    @property
+    def run(self) -> Run:
+        return open_run(self.file)
+
+    def rows(self, name: str) -> list[Row]:
+        return table(self.file, name)
 
 
 def table(job: Path, name: str, snapshot: int | None = None) -> list[Row]:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PATIENCE_S, command, run_of
+from support import run_of
 
 pytestmark = pytest.mark.timeout(240)
 
 
-def camtrap(folder: Path, name: str, *assignments: str) -> subprocess.CompletedProcess[str]:
-    options = [part for each in (f"output={folder}", *assignments) for part in ("--set", each)]
-    return subprocess.run(
-        command(folder, name, "--cluster", "inline", *options),
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE_S,
-    )
+Do = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def do(old: Path, camtrap: Do) -> Do:
+    """Does a stage of the old job, with assignments, in this process."""
+
+    def run(stage: str, *assignments: str) -> subprocess.CompletedProcess[str]:
+        options = [part for each in (f"output={old}", *assignments) for part in ("--set", each)]
+        return camtrap(stage, old / "job.yaml", "--cluster", "inline", *options)
+
+    return run
 
 
 def usable(folder: Path) -> list[Path]:
@@ -51,10 +56,10 @@ def old(old: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return old
 
 
-def test_validate_stops_where_much_of_what_was_usable_is_gone(old: Path) -> None:
+def test_validate_stops_where_much_of_what_was_usable_is_gone(old: Path, do: Do) -> None:
     before = run_of(old).snapshot("manifest")
     with Hidden(usable(old)[:10]):
-        stopped = camtrap(old, "validate")
+        stopped = do("validate")
         assert stopped.returncode == 1, stopped.stderr
         (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("camtrap: ")]
         assert "validate: 10 of 56 images that were there" in line or "validate: 10 of " in line
@@ -62,42 +67,42 @@ def test_validate_stops_where_much_of_what_was_usable_is_gone(old: Path) -> None
         assert "limits.lost: 0.02 allows; all of them are no longer in the folder" in line
         assert "--set limits.lost=1" in line
         assert run_of(old).snapshot("manifest") == before
-        assert camtrap(old, "validate", "limits.lost=1").returncode == 0
+        assert do("validate", "limits.lost=1").returncode == 0
         assert counts(old, "manifest")["missing"] == before.counts["missing"] + 10
-        assert "nothing to do" in camtrap(old, "validate").stderr  # nor is it asked again
-    assert camtrap(old, "validate").returncode == 0
+        assert "nothing to do" in do("validate").stderr  # nor is it asked again
+    assert do("validate").returncode == 0
     assert counts(old, "manifest") == before.counts
 
 
-def test_a_few_that_are_gone_are_what_they_are(old: Path) -> None:
+def test_a_few_that_are_gone_are_what_they_are(old: Path, do: Do) -> None:
     before = counts(old, "manifest")
     with Hidden(usable(old)[:2]):
-        done = camtrap(old, "validate")
+        done = do("validate")
         assert done.returncode == 0, done.stderr
     assert counts(old, "manifest")["missing"] == before["missing"] + 2
 
 
-def test_infer_stops_where_much_is_gone_and_what_failed_heals(old: Path) -> None:
+def test_infer_stops_where_much_is_gone_and_what_failed_heals(old: Path, do: Do) -> None:
     """Without thumbnails it reads the images themselves."""
     originals = ("validate.thumbnails=0", "infer.precision=float32")
-    assert camtrap(old, "validate", *originals).returncode == 0
+    assert do("validate", *originals).returncode == 0
     before, paths = run_of(old).snapshot("predictions"), usable(old)
     with Hidden(paths[:10]):
-        stopped = camtrap(old, "infer", *originals)
+        stopped = do("infer", *originals)
         assert stopped.returncode == 1, stopped.stderr
         assert "infer: 10 of 46 images that were there can't be read now (unreadable 10)" in stopped.stderr
         assert run_of(old).snapshot("predictions") == before
     with Hidden(paths[:2]):
-        done = camtrap(old, "infer", *originals)
+        done = do("infer", *originals)
         assert done.returncode == 0, done.stderr
         assert counts(old, "predictions") == {"ok": 44, "unreadable": 2}
         failed = run_of(old).snapshot("predictions")
-        again = camtrap(old, "infer", *originals)  # in vain
+        again = do("infer", *originals)  # in vain
         assert "shards run now" in again.stderr
         assert "nothing to do" not in again.stderr
         assert run_of(old).snapshot("predictions").number == failed.number
-    done = camtrap(old, "infer", *originals)
+    done = do("infer", *originals)
     assert done.returncode == 0, done.stderr
     assert counts(old, "predictions") == {"ok": 46}
     assert run_of(old).snapshot("predictions").plan_id != failed.plan_id
-    assert "nothing to do" in camtrap(old, "infer", *originals).stderr
+    assert "nothing to do" in do("infer", *originals).stderr

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import fsspec
 import pyarrow as pa
 
+from camtrap_batch.catalog.drawn import Drawn
 from camtrap_batch.catalog.labels import Taxon
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
@@ -37,6 +38,7 @@ class Reader(Protocol, Generic[Section]):
         checks what can be checked without looking at the data set
     help : what the format is, in a few words
     ids_are_paths : whether images have no id but their path; renamed files then keep their id
+    has_boxes : whether the metadata may have boxes of animals (`boxes`)
     names_are_given : whether file names come from metadata, and may be spelt differently from the files' own
     dataset : this job's section
     """
@@ -44,6 +46,7 @@ class Reader(Protocol, Generic[Section]):
     section: ClassVar[type[Dataset]]
     help: ClassVar[str]
     ids_are_paths: ClassVar[bool] = False
+    has_boxes: ClassVar[bool] = False
     names_are_given: ClassVar[bool] = True
     dataset: Section
 
@@ -77,6 +80,15 @@ class Reader(Protocol, Generic[Section]):
     def taxa(self) -> list[Taxon]:
         """What labels are called and which groups they are in, if the format itself says so."""
         return []
+
+    def boxes(self, key: str) -> Drawn:
+        """Boxes that people drew, if the format `has_boxes`; `key`: the key of the job file, for messages."""
+        raise NotImplementedError
+
+    @property
+    def package(self) -> str | None:
+        """The Camtrap DP package that the data set itself is, which an export returns complete."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """The keys that the catalog depends on, besides what `fingerprint` looks at; JSON values.

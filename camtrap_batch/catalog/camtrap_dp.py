@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.base import Reader, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
+from camtrap_batch.catalog.drawn import Drawn, drawn_in_package
 from camtrap_batch.catalog.labels import CATEGORY, Taxon, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
@@ -55,6 +56,7 @@ class CamtrapDpDataset(Dataset):
 class CamtrapDpReader(Reader[CamtrapDpDataset]):
     section = CamtrapDpDataset
     help = "data package"
+    has_boxes = True
 
     def fingerprint(self) -> dict[str, Any]:
         # The names under which the image root has the files are part of the catalog.
@@ -76,6 +78,13 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
 
     def taxa(self) -> list[Taxon]:
         return read_taxa(str(self.dataset.metadata))
+
+    def boxes(self, key: str) -> Drawn:
+        return drawn_in_package(str(self.dataset.metadata))
+
+    @property
+    def package(self) -> str:
+        return str(self.dataset.metadata)
 
 
 def read_camtrap_dp(

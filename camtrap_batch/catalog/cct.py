@@ -20,10 +20,18 @@ from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
+from camtrap_batch.catalog.drawn import Drawn, drawn_in_cct
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
-from camtrap_batch.catalog.table import Catalog, dates_of_images, finish_catalog, group_labels, row_order
+from camtrap_batch.catalog.table import (
+    Catalog,
+    dates_of_images,
+    finish_catalog,
+    group_labels,
+    offsets_of_images,
+    row_order,
+)
 from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import WithLocation
@@ -39,6 +47,7 @@ class CctDataset(WithLocation):
 class CctReader(Reader[CctDataset]):
     section = CctDataset
     help = "COCO Camera Traps JSON"
+    has_boxes = True
 
     def read(self) -> Catalog:
         dataset = self.dataset
@@ -50,6 +59,9 @@ class CctReader(Reader[CctDataset]):
             order=dataset.dates,
             root=dataset.images,
         )
+
+    def boxes(self, key: str) -> Drawn:
+        return drawn_in_cct(str(self.dataset.metadata), key)
 
 
 def read_cct(
@@ -90,9 +102,11 @@ def read_cct(
     with ThreadPoolExecutor(1) as beside:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
         when = dates_of_images(dates, images["image_id"], path, notes, order)
-        by_rank = row_order(
-            pa.table({**images, "datetime": pa.array(when.times, pa.timestamp("us"), from_pandas=True)})
-        )
+        times = {
+            "datetime": pa.array(when.times, pa.timestamp("us"), from_pandas=True),
+            "utc_offset_minutes": offsets_of_images(when, utc_offset),
+        }
+        by_rank = row_order(pa.table({**images, **times}))
         labels, has_doubles, noted = labelled.result()
     notes.update(noted)
     notes["images flagged corrupt by the metadata; judged by their content"] += flags.true_count

@@ -28,6 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.vocabulary import MISSING
+
 PIECE_BYTES = 4_000_000
 FOR_TWO_BYTES = 64_000_000
 """Files of this size or more are read by two processes."""
@@ -38,11 +40,6 @@ Id = str | int | float
 _INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
 Whole = Annotated[int, _INT32]
 Number = Whole | Annotated[float, _INT32]
-
-MISSING = frozenset(
-    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
-)
-"""As in `tabular`: text that means that there is no value."""
 
 _FLAGS = frozenset({True, "true", "True"})
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.cct_columns import pixels
 from camtrap_batch.catalog.names import tidy_names
+from camtrap_batch.clocks import NO_TIME, elapsed, microseconds
 from camtrap_batch.codes import encode
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes, read_dates
 from camtrap_batch.errors import InputError
@@ -22,10 +23,10 @@ from camtrap_batch.store.schemas import CATALOG
 
 LABELS = CATALOG.field("labels").type
 
+NO_LOCATION = "images without a location"
+
 Texts: TypeAlias = Sequence[str | None] | pa.Array
 Numbers: TypeAlias = Sequence[int | None] | pa.Array
-
-_LAST = np.iinfo(np.int64).max
 
 
 @dataclass
@@ -138,15 +139,12 @@ def finish_catalog(
 
     `order`: the result of `row_order`, if it is known that no two rows have the same image id.
     """
-    offsets = dates.offsets
-    if utc_offset is not None:
-        offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
     columns["file_name"] = tidy_names(columns["file_name"], notes, root)
     columns["datetime"] = pa.array(dates.times, pa.timestamp("us"), from_pandas=True)
     columns["date_only"] = pa.array(dates.date_only, mask=~dates.date_only)
-    columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
+    columns["utc_offset_minutes"] = offsets_of_images(dates, utc_offset)
     for column in CATALOG:
-        columns.setdefault(column.name, pa.nulls(len(offsets), column.type))
+        columns.setdefault(column.name, pa.nulls(len(dates.times), column.type))
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
     if order is None:
         table = _without_doubles(table, where, notes)
@@ -157,7 +155,7 @@ def finish_catalog(
     if twice := table.num_rows - len(files.result()):
         notes["images that share their file with another image id"] += twice
     if no_location := table["location"].null_count:
-        notes["images without a location"] += no_location
+        notes[NO_LOCATION] += no_location
     has_metadata = pc.any(pc.not_equal(table["source"], "folder")).as_py()
     if has_metadata and (no_date := table["datetime"].null_count):
         notes["images without a date in the metadata"] += no_date
@@ -181,17 +179,28 @@ def dates_of_images(
     return read_dates(texts, describe, notes, order)
 
 
+def offsets_of_images(dates: Dates, utc_offset: str | None) -> pa.Array:
+    """Minutes east of UTC of each date: its own, otherwise those of `utc_offset`, otherwise null."""
+    offsets = dates.offsets
+    if utc_offset is not None:
+        offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
+    return pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
+
+
 def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Row numbers sorted by location, start of the sequence, sequence, frame, time, image id; nulls last."""
+    """Row numbers sorted by location, start of the sequence, sequence, frame, time, image id; nulls last.
+
+    Times are compared as in `clocks.elapsed`: by a location's offsets, if they are known.
+    """
     # All keys before the frame are the same for a whole sequence, so sequences are sorted first.
     location, seq_id = (_ranks(table[name]) for name in ("location", "seq_id"))
-    time = np.asarray(table["datetime"].cast(pa.int64()).fill_null(_LAST))
+    time = elapsed(table, microseconds(table["datetime"]), location)
     sequences = pa.array(location * (seq_id.max() + 1) + seq_id).dictionary_encode()
     group = sequences.indices.to_numpy().astype(np.int64)
     # Images without a sequence do not form one: each has its own start.
     alone = np.flatnonzero(table["seq_id"].is_null())
     group[alone] = len(sequences.dictionary) + np.arange(len(alone))
-    start = np.full(len(sequences.dictionary) + len(alone), _LAST)
+    start = np.full(len(sequences.dictionary) + len(alone), NO_TIME)
     np.minimum.at(start, group, time)
     # One row of each; the key shared by images without a sequence stays empty, which does not matter.
     first = np.zeros(len(start), np.int64)
@@ -209,9 +218,10 @@ def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
     is_same = np.diff(order[rows]) == 0
     ties = np.flatnonzero(np.append(is_same, False) | np.insert(is_same, 0, False))
     if len(ties):
-        tied = table.select(["datetime", "image_id"]).take(pa.array(rows[ties]))
+        tied = table.select(["image_id"]).take(pa.array(rows[ties]))
         tied = tied.append_column("order", pa.array(order[rows[ties]]))
-        keys_of_ties = [(key, "ascending") for key in ("order", "datetime", "image_id")]
+        tied = tied.append_column("time", pa.array(time[rows[ties]]))
+        keys_of_ties = [(key, "ascending") for key in ("order", "time", "image_id")]
         rows[ties] = rows[ties][pc.sort_indices(tied, sort_keys=keys_of_ties)]
     return rows
 

@@ -16,6 +16,7 @@ from camtrap_batch.vocabulary import plural
 
 if TYPE_CHECKING:
     from camtrap_batch.review.items import Wanted
+    from camtrap_batch.review.opening import Ordering
 
 _POLL_S = 0.2
 _STATES = ("open", "done", "uncertain", "disagree", "disputed")
@@ -115,12 +116,18 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
     out = check_file(options.out, job, tuple(WRITERS))
     run = Run(job)
     outputs = Outputs(run.folder)
-    table = listing(Items(run), options.order, wanted, options.n, options.seed, options.until)
+    table = listing(Items(run), _ordering(options), wanted)
     outputs.keep(out)
     write_out(table, out)
     outputs.record(out)
     print(f"{plural(table.num_rows, 'sequence')} written to {out}")
     return 0
+
+
+def _ordering(options: argparse.Namespace) -> Ordering:
+    from camtrap_batch.review.opening import Ordering
+
+    return Ordering(options.order, options.n, options.seed, options.until)
 
 
 async def _serve(run: Run, options: argparse.Namespace, wanted: Wanted, stop: threading.Event) -> None:
@@ -132,11 +139,8 @@ async def _serve(run: Run, options: argparse.Namespace, wanted: Wanted, stop: th
     reviewing = Reviewing(
         run,
         image_root(run.job),
-        order=options.order,
-        wanted=wanted,
-        n=options.n,
-        seed=options.seed,
-        until=options.until,
+        _ordering(options),
+        wanted,
         who=options.who or user_name(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None

@@ -40,7 +40,7 @@ __all__ = [
     "open_cluster",
 ]
 
-KINDS: dict[str, type[DaskCluster]] = {
+KINDS: dict[str, type[Cluster]] = {
     "local": Local,
     "address": Address,
     "ssh": Ssh,

@@ -1,4 +1,4 @@
-"""Boxes that people drew, from COCO Camera Traps annotations and Camtrap DP observations.
+"""Boxes that people drew, from the metadata of a data set.
 
 Every such box is sure (confidence 1). It counts as an animal, unless its category says person or vehicle. An
 image without a box is known to be empty only if its annotations say so: one that is labelled but not boxed
@@ -8,85 +8,36 @@ has no result.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.datapackage import open_package
-from camtrap_batch.catalog.jsonfile import parsing, read_json
+from camtrap_batch.catalog import READERS, reader_of
+from camtrap_batch.catalog.drawn import Drawn
 from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
 from camtrap_batch.detection.results import BOX
 from camtrap_batch.errors import InputError
+from camtrap_batch.job import Dataset
 from camtrap_batch.remote import redacted
-from camtrap_batch.vocabulary import EMPTY, plural
+from camtrap_batch.vocabulary import plural
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
-_FORMATS = ("cct", "camtrap-dp")
-_VEHICLES = ("vehicle", "car", "truck", "motorcycle", "bicycle")
 _OUTSIDE = 0.02  # as in results files
 _FIRST_ON_SIDE = 5  # EXIF orientations from this one on exchange width and height
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: str | int
-    width: float | None = None
-    height: float | None = None
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: str | int
-    category_id: int
-    bbox: list[float] | None = None
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str | None = None
-
-
-class _Cct(msgspec.Struct, gc=False):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Boxes as they are in the metadata.
-
-    Attributes
-    ----------
-    image_id : (n,) str, image of each box
-    corners : (n, 4) float64: x, y, width, height
-    category : (n,) int16, an index into `CATEGORIES`
-    in_pixels : whether corners are pixels, otherwise fractions of the picture
-    sizes : image id -> width and height according to the metadata
-    empty : ids of images that are empty according to the metadata
-    label : (n,) name of what is in each box, None if it is not given
-    """
-
-    image_id: list[str]
-    corners: npt.NDArray[np.float64]
-    category: npt.NDArray[np.int16]
-    in_pixels: bool
-    sizes: Mapping[str, tuple[float, float]]
-    empty: frozenset[str]
-    label: list[str | None]
-
-
 @dataclass(frozen=True)
 class CatalogDetector:
-    """The boxes in the data set's own metadata."""
+    """The boxes in the data set's own metadata; `category` of each is an index into `CATEGORIES`."""
 
     path: str
     detector_id: str
     drawn: Drawn
+    category: npt.NDArray[np.int16]
 
     help: ClassVar[str] = "the boxes of the metadata: bboxes of COCO Camera Traps and Camtrap DP"
 
@@ -95,30 +46,29 @@ class CatalogDetector:
         return CATEGORIES
 
     @classmethod
-    def open(cls, path: str, *, kind: str, key: str = "detect.results") -> CatalogDetector:
+    def open(cls, dataset: Dataset, key: str = "detect.results") -> CatalogDetector:
         """Read the boxes in the metadata of a data set.
-
-        Parameters
-        ----------
-        kind : format of the data set
 
         Raises
         ------
         InputError
             There are none, or the format does not have boxes.
         """
-        if kind not in _FORMATS:
+        reader, path = reader_of(dataset), str(dataset.metadata)
+        if not reader.has_boxes:
+            possible = [name for name, other in READERS.loadable() if other.has_boxes]
             raise InputError(
-                f"{key}: catalog: metadata of the format {kind} have no boxes; possible with "
-                f"{' and '.join(_FORMATS)}"
+                f"{key}: catalog: metadata of the format {dataset.format} have no boxes; possible with "
+                f"{' and '.join(possible)}"
             )
-        drawn = _of_cct(path, key) if kind == "cct" else _of_camtrap_dp(path)
+        drawn = reader.boxes(key)
         if not drawn.image_id:
             raise InputError(f"{key}: catalog: {redacted(path)} has no box (bbox)")
+        category = np.array([_category(*words) for words in drawn.shows], np.int16)
         hash_ = hashlib.sha256("\n".join(drawn.image_id).encode())
-        hash_.update(drawn.corners.tobytes() + drawn.category.tobytes())
+        hash_.update(drawn.corners.tobytes() + category.tobytes())
         hash_.update("\n".join(name or "" for name in drawn.label).encode())
-        return cls(path, hash_.hexdigest()[:16], drawn)
+        return cls(path, hash_.hexdigest()[:16], drawn, category)
 
     def match(self, rows: pa.Table) -> Known:
         drawn = self.drawn
@@ -136,7 +86,7 @@ class CatalogDetector:
             [
                 *(pa.array(corners[:, number].astype(np.float32)) for number in range(4)),
                 pa.array(np.ones(len(order), np.float32)),
-                pa.array(drawn.category[order]),
+                pa.array(self.category[order]),
             ],
             fields=list(BOX),
         )
@@ -229,77 +179,7 @@ def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArr
     return np.stack([across, down, h, w], axis=1)
 
 
-def _of_cct(path: str, key: str) -> Drawn:
-    data = read_json(path, key)
-    with parsing(data, f"{path} ({key})", "COCO Camera Traps with boxes"):
-        content = msgspec.json.decode(data, type=_Cct)
-    names = {category.id: (category.name or "").strip() for category in content.categories}
-    empty = {number for number, name in names.items() if number == 0 or name.casefold() == EMPTY}
-    marked = [mark for mark in content.annotations if mark.bbox]
-    for mark in marked:
-        if len(mark.bbox or ()) != 4:
-            raise InputError(
-                f"{path}: image {mark.image_id!r}: bbox has {len(mark.bbox or ())} numbers, not 4"
-            )
-    ids = [str(mark.image_id) for mark in marked]
-    boxed = set(ids)
-    sizes = {
-        str(image.id): (float(image.width), float(image.height))
-        for image in content.images
-        if image.width and image.height and str(image.id) in boxed
-    }
-    labels: dict[str, bool] = {}
-    for mark in content.annotations:
-        name = str(mark.image_id)
-        labels[name] = labels.get(name, True) and mark.category_id in empty
-    return Drawn(
-        ids,
-        np.array([mark.bbox for mark in marked], np.float64).reshape(-1, 4),
-        np.array([_category(names.get(mark.category_id, "")) for mark in marked], np.int16),
-        True,
-        sizes,
-        frozenset(name for name, is_empty in labels.items() if is_empty and name not in boxed),
-        [names.get(mark.category_id) or None for mark in marked],
-    )
-
-
-def _of_camtrap_dp(path: str) -> Drawn:
-    columns = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
-    with open_package(path) as package:
-        table = package.table("observations", ("observationType",), ("mediaID", "scientificName", *columns))
-    numbers = np.stack([_numbers(table[name]) for name in columns], axis=1)
-    of_media = table["mediaID"].to_pylist()
-    kinds = table["observationType"].to_pylist()
-    names = table["scientificName"].to_pylist()
-    is_boxed = ~np.isnan(numbers).any(axis=1) & np.array([bool(name) for name in of_media], bool)
-    boxed = np.flatnonzero(is_boxed).tolist()
-    ids = [of_media[row] for row in boxed]
-    blank = {name for name, kind in zip(of_media, kinds, strict=True) if name and kind == "blank"}
-    return Drawn(
-        ids,
-        numbers[boxed].reshape(-1, 4),
-        np.array([_category(kinds[row] or "", names[row] or "") for row in boxed], np.int16),
-        False,
-        {},
-        frozenset(blank - set(ids)),
-        [names[row] or None for row in boxed],
-    )
-
-
-def _numbers(column: Any) -> npt.NDArray[np.float64]:
-    return np.array([_number(cell) for cell in column.to_pylist()], np.float64)
-
-
-def _number(cell: str | None) -> float:
-    try:
-        return float(cell) if cell else np.nan
-    except ValueError:
-        return np.nan
-
-
 def _category(*names: str) -> int:
     """Index in `CATEGORIES` of what a box shows."""
-    words = [name.strip().casefold() for name in names]
-    if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
-        return 1
-    return 2 if any(word in _VEHICLES for word in words) else 0
+    shown = {meaning(name) for name in names}
+    return 1 if PERSON in shown else 2 if VEHICLE in shown else 0

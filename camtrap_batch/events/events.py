@@ -9,17 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.clocks import NO_TIME, elapsed, microseconds, timestamps
 from camtrap_batch.codes import Ints, encode, one_chunk
-from camtrap_batch.events.codes import (
-    NO_TIME,
-    Bools,
-    elapsed,
-    flags,
-    microseconds,
-    short_hash,
-    starts_of_groups,
-    timestamps,
-)
+from camtrap_batch.events.codes import Bools, flags, short_hash, starts_of_groups
 from camtrap_batch.events.sequences import HUMAN, MACHINE, TRAIT_TYPES, TRAITS, by_machine, says_something
 from camtrap_batch.store.schemas import EVENTS
 
@@ -104,11 +96,11 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         pa.string(),
     )
     events = pa.table({"event_id": event_id, **columns}, schema=EVENTS)
-    by = [("location", "ascending"), ("start", "ascending"), ("label", "ascending")]
+    in_order = np.lexsort((label[first], moment[first], location[first]))
     of = np.full(frames.num_rows, -1, np.int64)
     of[used] = event
     return Events(
-        events.take(pc.sort_indices(events, sort_keys=by)),
+        events.take(pa.array(in_order)),
         event_id.take(pa.array(of, mask=of < 0)),
         int(is_seen.sum()) - len(used),
     )

@@ -206,8 +206,8 @@ def _sequences(
     for name in TRAITS:
         columns[name] = _only(label, one_chunk(said[name]), sequence, per_sequence)
     together = pa.concat_tables([sequences.filter(pa.array(untouched)), pa.table(columns, schema=SEQUENCES)])
-    by = [(name, "ascending") for name in ("location", "start", "seq_id", "label")]
-    return together.take(pc.sort_indices(together, sort_keys=by))
+    place = np.append(np.flatnonzero(untouched), row)
+    return together.take(pa.array(np.lexsort((encode(together["label"])[0], place))))
 
 
 def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) -> pa.Array:

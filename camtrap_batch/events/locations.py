@@ -11,16 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.clocks import NO_TIME, elapsed, microseconds, timestamps
 from camtrap_batch.codes import Ints, encode, if_else, one_chunk
-from camtrap_batch.events.codes import (
-    NO_TIME,
-    Bools,
-    encode_locations,
-    flags,
-    microseconds,
-    starts_of_groups,
-    timestamps,
-)
+from camtrap_batch.events.codes import Bools, encode_locations, flags, starts_of_groups
 from camtrap_batch.store.schemas import LOCATIONS
 from camtrap_batch.vocabulary import PEOPLE, STATUSES, UNCERTAIN, USABLE
 
@@ -59,8 +52,8 @@ def summarise(
     Parameters
     ----------
     manifest
-        Every image: location, status, datetime. Images without a location are counted under
-        `UNKNOWN_LOCATION`.
+        Every image: location, status, datetime, and utc_offset_minutes where it is known. Images without a
+        location are counted under `UNKNOWN_LOCATION`.
     sequences, events
         Results of `combine` and `find_events` for the usable images.
     cameras
@@ -93,9 +86,7 @@ def summarise(
     time = microseconds(manifest["datetime"])
     is_usable = one_chunk(pc.is_in(status, pa.array(USABLE))).to_numpy(zero_copy_only=False)
     is_dated = time != NO_TIME
-    first, last = np.full(n, NO_TIME), np.full(n, -NO_TIME)
-    np.minimum.at(first, location[is_usable & is_dated], time[is_usable & is_dated])
-    np.maximum.at(last, location[is_usable & is_dated], time[is_usable & is_dated])
+    first, last = _ends(manifest, location, time, is_usable & is_dated, n)
 
     blank = sequences.filter(pc.equal(sequences["label"], empty))
     n_empty = np.bincount(_codes(blank, locations), blank["n_images"].to_numpy(), minlength=n)
@@ -130,7 +121,7 @@ def summarise(
         "n_empty": n_empty.astype(np.int32),
         "n_undated": np.bincount(location[is_usable & ~is_dated], minlength=n),
         "first": timestamps(first),
-        "last": timestamps(np.where(last == -NO_TIME, NO_TIME, last)),
+        "last": timestamps(last),
         "n_events": np.bincount(_codes(events, locations), minlength=n),
         "n_uncertain": np.bincount(_codes(uncertain, locations), minlength=n),
         "richness": richness,
@@ -170,6 +161,19 @@ def _coordinates(locations: pa.Array, cameras: pa.Table | None) -> dict[str, pa.
         return {name: pa.nulls(len(locations), pa.float64()) for name in ("longitude", "latitude")}
     row = pc.index_in(locations, one_chunk(cameras["location"]))
     return {name: one_chunk(cameras[name]).take(row) for name in ("longitude", "latitude")}
+
+
+def _ends(manifest: pa.Table, location: Ints, time: Ints, used: Bools, n: int) -> tuple[Ints, Ints]:
+    """What the clock showed at the first and at the last of the images `used` of each location."""
+    moment, at, shown = elapsed(manifest, time, location)[used], location[used], time[used]
+    first, last = np.full(n, NO_TIME), np.full(n, -NO_TIME)
+    np.minimum.at(first, at, moment)
+    np.maximum.at(last, at, moment)
+    ends = np.full((2, n), NO_TIME)
+    for clock, of in zip(ends, (first, last), strict=True):
+        is_it = moment == of[at]
+        clock[at[is_it]] = shown[is_it]
+    return ends[0], ends[1]
 
 
 def _count_days(location: Ints, time: Ints, n: int) -> Ints:

@@ -21,18 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.clocks import NO_TIME, elapsed, microseconds, timestamps
 from camtrap_batch.codes import Ints, encode, one_chunk
 from camtrap_batch.events.codes import (
-    NO_TIME,
     UNKNOWN_LOCATION,
     Bools,
-    elapsed,
     encode_locations,
     flags,
-    microseconds,
     short_hash,
     starts_of_groups,
-    timestamps,
 )
 from camtrap_batch.events.evidence import Evidence
 from camtrap_batch.events.species import SpeciesLists
@@ -215,8 +212,8 @@ def combine(
     for passed_on in ("count", "utc_offset_minutes", "date_only"):
         if passed_on in frames.column_names:
             labelled = labelled.append_column(passed_on, frames[passed_on])
-    by = [("location", "ascending"), ("start", "ascending"), ("seq_id", "ascending")]
-    return Sequences(sequences.take(pc.sort_indices(sequences, sort_keys=by)), labelled)
+    in_order = np.lexsort((encode(seq_id)[0], moment[first], location[first]))
+    return Sequences(sequences.take(pa.array(in_order)), labelled)
 
 
 def _group(

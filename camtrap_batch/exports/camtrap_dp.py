@@ -26,10 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from camtrap_batch.catalog.camtrap_dp import SOURCE
+from camtrap_batch.catalog import reader_of
+from camtrap_batch.clocks import MINUTE, NO_TIME, microseconds
 from camtrap_batch.codes import Ints, if_else, one_chunk
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
+from camtrap_batch.events.codes import Bools, short_hash
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
@@ -40,7 +41,7 @@ from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
 from camtrap_batch.survey.places import Shown, uncertainty_m
 from camtrap_batch.survey.result import read_deployments
-from camtrap_batch.vocabulary import NO_MODEL, PEOPLE, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, PEOPLE, PERSONS, UNCERTAIN, USABLE, VEHICLES
 
 DEPLOYMENTS = (
     "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",
@@ -83,7 +84,11 @@ FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
     "camera_make", "camera_model", "video_s",
 )  # fmt: skip
-_KINDS = {"human": "human", "person": "human", "vehicle": "vehicle", UNCERTAIN: "unknown"}
+_KINDS = {
+    **dict.fromkeys(PERSONS, "human"),
+    **dict.fromkeys(VEHICLES, "vehicle"),
+    UNCERTAIN: "unknown",
+}
 _NO_OFFSET = np.iinfo(np.int32).min
 
 
@@ -215,15 +220,15 @@ def is_package_of_ours(folder: Path) -> bool:
 
 def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
     """Like `write_camtrap_dp`; if the data set is itself a package, that one complete, with our additions."""
-    dataset = images.run.job.dataset
-    if dataset.format != SOURCE:
+    source = reader_of(images.run.job.dataset).package
+    if source is None:
         written = write_camtrap_dp(images, path, left_out, rules)
     else:
         from camtrap_batch.exports.camtrap_dp_source import (
             write_whole,  # it uses parts of this module
         )
 
-        written = write_whole(images, path, left_out, str(dataset.metadata), rules)
+        written = write_whole(images, path, left_out, source, rules)
     if rules.parquet:
         _write_parquet(path)
     return written
@@ -285,15 +290,15 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
                 continue
             rows = block.rows.filter(pa.array(is_in))
             written.images += rows.num_rows
-            place = deployments.add(rows)
-            media.write(_media(rows, deployments.ids(place)))
+            deployment = deployments.add(rows)
+            media.write(_media(rows, deployments.ids(deployment)))
             label = block.label.filter(pa.array(is_in))
             written.notes["media that could not be classified, as unclassified"] += label.null_count
             what = seen(images, block, np.flatnonzero(is_in))
             written.notes["observations of a box"] += pc.count(what["bboxX"]).as_py()
-            events.observed(images, what, said, place, rows)
-            table = of_media(images, rows, deployments.ids(place), what)
-            by_people = of_people(images, rows, deployments.ids(place), *said)
+            events.observed(images, what, said, deployment, rows)
+            table = of_media(images, rows, deployments.ids(deployment), what)
+            by_people = of_people(images, rows, deployments.ids(deployment), *said)
             for made in (table, by_people):
                 taxa.update(made["scientificName"].drop_null().unique().to_pylist())
                 observations.write(made)
@@ -333,9 +338,9 @@ def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Int
 
     If there are several, the status counts, otherwise the last of `others`.
     """
-    rows, places = block.rows, images.locations
-    placed = places.filter(pc.and_(pc.is_valid(places["latitude"]), pc.is_valid(places["longitude"])))
-    is_placed = pc.is_in(rows["location"], placed["location"].combine_chunks())
+    rows, positions = block.rows, images.locations
+    known = positions.filter(pc.and_(pc.is_valid(positions["latitude"]), pc.is_valid(positions["longitude"])))
+    is_placed = pc.is_in(rows["location"], known["location"].combine_chunks())
     status = rows["status"].combine_chunks().dictionary_encode()
     statuses = status.dictionary.to_pylist()
     others = [
@@ -361,9 +366,9 @@ def shows_people(images: Images, block: Block) -> Bools:
     """Whether an image's label, or a box in it that counts, is of people or their vehicles."""
     found = pc.fill_null(pc.is_in(pc.utf8_lower(block.label), pa.array(PEOPLE)), False)
     shown = np.array(found.to_numpy(zero_copy_only=False), bool)
-    for place, boxes in block.boxes.items():
+    for row, boxes in block.boxes.items():
         if any(str(box["label"]).casefold() in PEOPLE for box in images.counting(boxes)):
-            shown[place] = True
+            shown[row] = True
     return shown
 
 
@@ -494,17 +499,17 @@ class _Deployments:
 
     def table(self, shown: Shown) -> pa.Table:
         """Rows of deployments.csv, by id."""
-        places = shown.locations.select(["location", "latitude", "longitude"]).to_pylist()
+        positions = shown.locations.select(["location", "latitude", "longitude"]).to_pylist()
         of = {
             row["location"]: row | {"off": uncertainty_m(km) if km else None}
-            for row, km in zip(places, shown.grid_km.tolist(), strict=True)
+            for row, km in zip(positions, shown.grid_km.tolist(), strict=True)
         }
         for location, name in self._given.names():  # including those that saw nothing
             if of.get(location, {}).get("latitude") is not None:
                 self._number_of(location, name)
         rows = []
         for deployment in sorted(self._all, key=lambda one: one.id):
-            place = of[deployment.location]
+            position = of[deployment.location]
             known = self._given.row(deployment.location, deployment.name)
             times = [deployment.first or (0, 0, _NO_OFFSET), deployment.last or (0, 0, _NO_OFFSET)]
             if known is not None:
@@ -518,9 +523,9 @@ class _Deployments:
                     "deploymentID": deployment.id,
                     "locationID": deployment.location,
                     "locationName": deployment.location,
-                    "latitude": place["latitude"],
-                    "longitude": place["longitude"],
-                    "coordinateUncertainty": place["off"],
+                    "latitude": position["latitude"],
+                    "longitude": position["longitude"],
+                    "coordinateUncertainty": position["off"],
                     "deploymentStart": start,
                     "deploymentEnd": end,
                     "cameraID": None if known is None else known["camera"],
@@ -546,7 +551,7 @@ class _Deployments:
 
     def _see(self, number: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
-        instant = time - np.where(offset == _NO_OFFSET, 0, offset).astype(np.int64) * 60_000_000
+        instant = _instant(time, offset)
         order = np.lexsort((instant, number))
         begins = np.flatnonzero(np.diff(number[order], prepend=-1))
         ends = np.append(begins[1:], len(order)) - 1
@@ -590,14 +595,14 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
     )
 
 
-def seen(images: Images, block: Block, places: Ints) -> pa.Table:
+def seen(images: Images, block: Block, rows_of: Ints) -> pa.Table:
     """What is seen in images: what the metadata say, if that counts; otherwise what the machine says.
 
-    Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box, the
+    Columns are the image's number in `rows_of`, a prefix of the observation's id, label, confidence, box, the
     row of its event in `images.events` (-1: none), and for people's labels `count`, and `is_human`.
     """
-    event = images.event[block.predicted[places]]
-    by_machine = _by_machine(images, block, places)
+    event = images.event[block.predicted[rows_of]]
+    by_machine = _by_machine(images, block, rows_of)
     image = by_machine["image"].to_numpy()
     machine = dict(zip(by_machine.column_names, by_machine.columns, strict=True))
     found = pa.table(
@@ -609,8 +614,8 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
         }
     )
     # What was said in corrections becomes a separate observation, see `of_people`.
-    told = {place: said for place, said in block.told.items() if said[0]["classified_at"] is None}
-    is_told = np.isin(places, np.fromiter(told, np.int64, len(told)))
+    told = {row: said for row, said in block.told.items() if said[0]["classified_at"] is None}
+    is_told = np.isin(rows_of, np.fromiter(told, np.int64, len(told)))
     if not is_told.any():
         return found
     by_metadata = [
@@ -623,7 +628,7 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
             "is_human": True,
         }
         for number in np.flatnonzero(is_told).tolist()
-        for which, one in enumerate(told[int(places[number])])
+        for which, one in enumerate(told[int(rows_of[number])])
     ]
     rows = pa.Table.from_pylist(
         [{name: one.get(name) for name in found.column_names} for one in by_metadata], found.schema
@@ -632,11 +637,11 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
     return every.take(pc.sort_indices(every, sort_keys=[("image", "ascending"), ("prefix", "ascending")]))
 
 
-def _by_machine(images: Images, block: Block, places: Ints) -> pa.Table:
+def _by_machine(images: Images, block: Block, rows_of: Ints) -> pa.Table:
     """What a machine has seen: each image's boxes, or its label if there are none."""
-    labels, confidences = (part.take(pa.array(places)) for part in (block.machine, block.machine_p))
+    labels, confidences = (part.take(pa.array(rows_of)) for part in (block.machine, block.machine_p))
     if not images.has_boxes:
-        n = len(places)
+        n = len(rows_of)
         return pa.table(
             {
                 "image": np.arange(n),
@@ -647,10 +652,10 @@ def _by_machine(images: Images, block: Block, places: Ints) -> pa.Table:
             }
         )
     rows: list[tuple[Any, ...]] = []
-    for number, (place, label, confidence) in enumerate(
-        zip(places.tolist(), labels.to_pylist(), confidences.to_pylist(), strict=True)
+    for number, (row, label, confidence) in enumerate(
+        zip(rows_of.tolist(), labels.to_pylist(), confidences.to_pylist(), strict=True)
     ):
-        boxes = images.counting(block.boxes.get(place, []))
+        boxes = images.counting(block.boxes.get(row, []))
         for which, box in enumerate(boxes):
             corners = [round(box[name], 6) for name in BOX]
             if min(corners[2:]) <= 0:  # the format does not allow this
@@ -710,10 +715,10 @@ class People:
             return None, np.zeros(0, np.int64)
         row = self._said["row"].to_numpy()
         first, last = np.searchsorted(row, (start, self._start))
-        place = row[first:last] - start
-        kept = is_in[place]
+        of_block = row[first:last] - start
+        kept = is_in[of_block]
         number = np.cumsum(is_in) - 1
-        return self._said.slice(first, last - first).filter(pa.array(kept)), number[place[kept]]
+        return self._said.slice(first, last - first).filter(pa.array(kept)), number[of_block[kept]]
 
 
 def of_people(
@@ -841,6 +846,7 @@ class EventTimes:
 
     def add(self, event: Ints, deployment: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
+        time = _instant(time, offset)
         is_in = event >= 0
         event, deployment, time, offset = event[is_in], deployment[is_in], time[is_in], offset[is_in]
         order = np.lexsort((time, event))
@@ -1101,6 +1107,11 @@ def _zone(minutes: int) -> str:
 def _times(rows: pa.Table) -> tuple[Ints, npt.NDArray[np.int32]]:
     offset = rows["utc_offset_minutes"].combine_chunks().fill_null(_NO_OFFSET).to_numpy(zero_copy_only=False)
     return microseconds(rows["datetime"]), np.asarray(offset, np.int32)
+
+
+def _instant(time: Ints, offset: npt.NDArray[np.int32]) -> Ints:
+    """Times in UTC; by the camera's clock if its offset is not known."""
+    return time - np.where(offset == _NO_OFFSET, 0, offset).astype(np.int64) * MINUTE
 
 
 def utc(text: str) -> str:

@@ -125,7 +125,7 @@ def _records(
     columns = {name: block.rows[name].to_pylist() for name in _COLUMNS if name != "datetime"}
     columns["datetime"] = block.rows["datetime"].cast("timestamp[s]", safe=False).cast("string").to_pylist()
     labels, confidences = block.label.to_pylist(), block.confidence.to_pylist()
-    for place, values in enumerate(zip(*columns.values(), strict=True)):
+    for at, values in enumerate(zip(*columns.values(), strict=True)):
         row = dict(zip(columns, values, strict=True))
         id_ = row["image_id"]
         record = {"id": id_, "file_name": row["file_name"], "location": row["location"] or UNKNOWN_LOCATION}
@@ -133,15 +133,15 @@ def _records(
         has_size = row["width"] is not None and row["height"] is not None
         if has_size:
             record |= {"width": row["width"], "height": row["height"]}
-        if block.predicted[place] < 0:
+        if block.predicted[at] < 0:
             record["corrupt"] = True
-        boxes = images.counting(block.boxes.get(place, [])) if has_size else []
-        if place in block.told:
-            found = _said(block.told[place], boxes, row, categories)
+        boxes = images.counting(block.boxes.get(at, [])) if has_size else []
+        if at in block.told:
+            found = _said(block.told[at], boxes, row, categories)
         else:
             found = [_box(box, row, categories) for box in boxes]
-        if not found and labels[place] is not None:
-            found = [{"category_id": categories[labels[place]], "score": confidences[place]}]
+        if not found and labels[at] is not None:
+            found = [{"category_id": categories[labels[at]], "score": confidences[at]}]
         yield (
             record,
             [

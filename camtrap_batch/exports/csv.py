@@ -114,13 +114,13 @@ def _told(block: Block) -> dict[str, pa.Array]:
     """Whose each label is, and what else a person said; further species as "zebra: 2; lion"."""
     n = len(block.human)
     source = pc.if_else(pa.array(block.human), "human", "machine")
-    first = [block.told[place][0] if place in block.told else {} for place in range(n)]
+    first = [block.told[row][0] if row in block.told else {} for row in range(n)]
     further = [
         "; ".join(
             one["label"] if one["count"] is None else f"{one['label']}: {one['count']}"
-            for one in block.told.get(place, [])[1:]
+            for one in block.told.get(row, [])[1:]
         )
-        for place in range(n)
+        for row in range(n)
     ]
     return {
         "label_source": if_else(block.label.is_valid(), source, None),

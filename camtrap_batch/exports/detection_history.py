@@ -251,11 +251,11 @@ def _fill(content: Bytes, at: npt.NDArray[np.int64], values: npt.NDArray[np.int6
     """The content with numbers in the cells that begin at `at`; a copy if one has several digits."""
     texts = [str(value).encode() for value in values.tolist()]
     content[at] = [text[0] for text in texts]
-    more = [(place + 1, digit) for place, text in zip(at.tolist(), texts, strict=True) for digit in text[1:]]
+    more = [(cell + 1, digit) for cell, text in zip(at.tolist(), texts, strict=True) for digit in text[1:]]
     if not more:
         return content
-    places, digits = zip(*more, strict=True)
-    return np.insert(content, places, digits)
+    after, digits = zip(*more, strict=True)
+    return np.insert(content, after, digits)
 
 
 def _write_matrix(path: Path, occasions: Occasions, matrix: Any) -> None:

@@ -295,9 +295,9 @@ class Images:
         event = _at(self.event, predicted.astype(np.int64))
         _, told = self._told.of(predicted.astype(np.int64))
         labels = found["label"].to_pylist()
-        for place, some in told.items():
+        for at, some in told.items():
             of_label = {one["label"]: one["event_id"] for one in some}
-            event[place] = self.event_row(of_label.get(labels[place], some[0]["event_id"]))
+            event[at] = self.event_row(of_label.get(labels[at], some[0]["event_id"]))
         found = found.append_column("of_event", pa.array(event))
         found = found.filter(pa.array(predicted >= 0))
         return found if found.num_rows else None
@@ -363,7 +363,7 @@ class Images:
             machine = take(labels, label)
             # Only significant digits; a float32 has noise after them.
             machine_p = pc.round(pa.array(confidence.astype(float), mask=label < 0), 4)
-            own = [told[place][0]["label"] if place in told else None for place in range(len(human))]
+            own = [told[row][0]["label"] if row in told else None for row in range(len(human))]
             yield Block(
                 rows,
                 predicted,
@@ -418,8 +418,8 @@ class Images:
         if not usable:
             raise InputError(f"{self.run.folder.url}: the manifest has no images")
         is_usable = np.concatenate(usable)
-        place = np.where(is_usable, np.cumsum(is_usable) - 1, -1)
-        return place.astype(np.int32), pa.chunked_array(ids, pa.string())
+        index = np.where(is_usable, np.cumsum(is_usable) - 1, -1)
+        return index.astype(np.int32), pa.chunked_array(ids, pa.string())
 
     def _read_predictions(self, usable_ids: pa.ChunkedArray) -> Predictions:
         codes: dict[str, int] = {}
@@ -481,11 +481,11 @@ class _Told:
         """Whether each row was labelled by a person; and what was said, by index."""
         at = np.searchsorted(self._rows, rows)
         found = np.append(self._rows, -2)[np.minimum(at, len(self._rows))] == rows
-        places = np.flatnonzero(found)
-        told = self._told.take(pa.array(at[places])).to_pylist()
+        indices = np.flatnonzero(found)
+        told = self._told.take(pa.array(at[indices])).to_pylist()
         return found, {
-            place: [{name: one.get(name) for name in _OF_TOLD} for one in (row, *(row.get("more") or ()))]
-            for place, row in zip(places.tolist(), told, strict=True)
+            index: [{name: one.get(name) for name in _OF_TOLD} for one in (row, *(row.get("more") or ()))]
+            for index, row in zip(indices.tolist(), told, strict=True)
         }
 
 
@@ -530,11 +530,11 @@ class _Rows:
         """Rows of the next images, by the image's index."""
         found: dict[int, list[dict[str, Any]]] = {}
         while self._waiting is not None:
-            place = pc.index_in(self._waiting["image_id"], image_ids.combine_chunks()).combine_chunks()
-            others = np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))
+            index = pc.index_in(self._waiting["image_id"], image_ids.combine_chunks()).combine_chunks()
+            others = np.flatnonzero(index.is_null().to_numpy(zero_copy_only=False))
             n = int(others[0]) if len(others) else self._waiting.num_rows
             rows = self._waiting[:n].select(self._columns).to_pylist()
-            for at, row in zip(place[:n].to_pylist(), rows, strict=True):
+            for at, row in zip(index[:n].to_pylist(), rows, strict=True):
                 found.setdefault(at, []).append(row)
             if n < self._waiting.num_rows:
                 self._waiting = self._waiting[n:]

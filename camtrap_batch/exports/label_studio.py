@@ -115,8 +115,8 @@ def _tasks(images: Images, block: Block, prefix: str) -> Iterator[dict[str, Any]
     )
     rows = block.rows.to_pylist()
     labels, confidences = block.label.to_pylist(), block.confidence.to_pylist()
-    for place, (row, label, confidence) in enumerate(zip(rows, labels, confidences, strict=True)):
-        if block.predicted[place] < 0:
+    for at, (row, label, confidence) in enumerate(zip(rows, labels, confidences, strict=True)):
+        if block.predicted[at] < 0:
             continue
         when = row["datetime"]
         data = {
@@ -125,19 +125,19 @@ def _tasks(images: Images, block: Block, prefix: str) -> Iterator[dict[str, Any]
             "file_name": row["file_name"],
             "location": row["location"],
             "datetime": None if when is None else when.isoformat(sep=" ", timespec="seconds"),
-            "event_id": events[place],
+            "event_id": events[at],
         }
         predictions = []
         if label is not None:
             size = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
-            told = block.told.get(place) or [{"label": label}]
+            told = block.told.get(at) or [{"label": label}]
             result = [_choices([EMPTY if images.is_empty(one["label"]) else one["label"] for one in told])]
             if len(told) == 1 and told[0].get("count") is not None:
                 result.append(_number(told[0]["count"]))
-            for number, box in enumerate(images.counting(block.boxes.get(place, []))):
+            for number, box in enumerate(images.counting(block.boxes.get(at, []))):
                 result.append(size | _rectangle(number, box))
             by = {"model_version": images.model_id, "score": confidence}
-            if block.human[place]:
+            if block.human[at]:
                 by = {"model_version": "human", "score": 1.0}
             predictions.append({**by, "result": result})
         yield {"data": data, "predictions": predictions}

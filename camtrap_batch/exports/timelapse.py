@@ -87,8 +87,8 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
                 "SequenceLabel": of["label"],
                 "EventID": of["event_id"],
             }
-            place, said = _said(block, comments, start, prefill=prefill)
-            rows = pa.table(made).take(place)
+            image, said = _said(block, comments, start, prefill=prefill)
+            rows = pa.table(made).take(image)
             made = {name: rows[name] for name in rows.column_names} | said
             writer.write_table(pa.table([made[name] for name in COLUMNS], schema=schema))
             written.images += n
@@ -104,18 +104,18 @@ def _said(
 
     `Species` has what the machine says as well, where it is wanted.
     """
-    told: list[list[dict[str, Any]]] = [block.told.get(place) or [{}] for place in range(len(block.human))]
-    place = pa.array(np.repeat(np.arange(len(told)), [len(some) for some in told]))
+    told: list[list[dict[str, Any]]] = [block.told.get(image) or [{}] for image in range(len(block.human))]
+    image = pa.array(np.repeat(np.arange(len(told)), [len(some) for some in told]))
     rows = [one for some in told for one in some]
     columns = {
         name: pa.array([None if (value := one.get(of)) is None else str(value) for one in rows], pa.string())
         for name, of in _TOLD.items()
     }
     if prefill:
-        columns["Species"] = pc.coalesce(columns["Species"], block.label.take(place))
-    at = (start + np.asarray(place)).tolist()
+        columns["Species"] = pc.coalesce(columns["Species"], block.label.take(image))
+    at = (start + np.asarray(image)).tolist()
     said = [comments.get((row, one.get("label", ""))) for row, one in zip(at, rows, strict=True)]
-    return place, columns | {"Comment": pa.array(said, pa.string())}
+    return image, columns | {"Comment": pa.array(said, pa.string())}
 
 
 def _comments(images: Images) -> dict[tuple[int, str], str]:

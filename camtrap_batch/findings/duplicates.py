@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.clocks import NO_TIME, elapsed, microseconds
 from camtrap_batch.findings.found import NONE, Found, Rows, group, is_null, sentence
 from camtrap_batch.vocabulary import USABLE
 
-FROM_MANIFEST = ["file_name", "location", "status", "sha256", "dhash", "datetime"]
+FROM_MANIFEST = ["file_name", "location", "status", "sha256", "dhash", "datetime", "utc_offset_minutes"]
 
 MOST_BITS = 2
 """Maximum number of bits in which hashes of near duplicates may differ: what `_close_in_large` can find."""
@@ -53,7 +54,8 @@ def find_duplicates(rows: pa.Table, near_bits: int) -> tuple[Found, Found]:
     hashes = pc.fill_null(rows["dhash"], 0).to_numpy()
     is_candidate &= ~np.isin(hashes, np.array(_FLAT, np.uint64))
     candidates = np.flatnonzero(is_candidate)
-    seconds = rows["datetime"].to_numpy().astype("datetime64[s]")[candidates]
+    times = elapsed(rows, microseconds(rows["datetime"]), location)[candidates]
+    seconds = np.where(times == NO_TIME, NO_TIME, times // 1_000_000)
     near, firsts = _near(location[candidates], seconds, hashes[candidates], near_bits)
     near, firsts = candidates[near], candidates[firsts]
     bits = np.bitwise_count(hashes[near] ^ hashes[firsts])
@@ -104,10 +106,10 @@ def _names(rows: pa.Table, picked: Rows) -> pa.Array:
 
 
 def _near(
-    location: Rows, seconds: npt.NDArray[np.datetime64], hashes: _Hashes, near_bits: int
+    location: Rows, seconds: npt.NDArray[np.int64], hashes: _Hashes, near_bits: int
 ) -> tuple[Rows, Rows]:
     """Rows that look like an earlier one of the same location and moment, and which."""
-    undated = np.isnat(seconds)
+    undated = seconds == NO_TIME
     dated = np.flatnonzero(~undated)
     moment = group(location[dated], group(pa.chunked_array([pa.array(seconds[dated])])))
     first = np.arange(len(hashes))

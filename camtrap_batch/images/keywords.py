@@ -135,9 +135,9 @@ def _windows(data: bytes) -> Iterator[str]:
         (start,) = struct.unpack_from(f"{order}L", tiff, 4)
         (number,) = struct.unpack_from(f"{order}H", tiff, start)
         for at in range(start + 2, start + 2 + 12 * number, 12):
-            tag, _, size, place = struct.unpack_from(f"{order}HHLL", tiff, at)
+            tag, _, size, value = struct.unpack_from(f"{order}HHLL", tiff, at)
             if tag == ExifTags.Base.XPKeywords and size > 4:
-                text = tiff[place : place + size].decode("utf-16-le", "replace")
+                text = tiff[value : value + size].decode("utf-16-le", "replace")
                 yield from (" ".join(part.split()) for part in text.rstrip("\0").split(";"))
     except struct.error:
         return

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model import on_openvino
 from camtrap_batch.model.device import choose_device
 from camtrap_batch.model.info import ModelInfo
-from camtrap_batch.model.on_openvino import NETWORKS
 from camtrap_batch.model.on_torch import candidates
 from camtrap_batch.model.package import load_model
 from camtrap_batch.model.predictor import Predictor, Probabilities, lead, squares
@@ -135,6 +135,7 @@ class _Trial:
         self.device, self.batch, self.scratch = device, batch, scratch
         self.why_not: dict[str, str] = {}
         self.pixels = self.observed = np.empty((0, info.size, info.size, 3), np.uint8)
+        self._integers: Future[None] | None = None
 
     def look(self, pixels: Pixels) -> None:
         """Use these squares as the sample."""
@@ -147,8 +148,8 @@ class _Trial:
 
     def predictor(self, runtime: str, precision: str, threads: int | None = None) -> Predictor:
         """The model, computed in this way. Raises ValueError if that is impossible."""
-        if precision == "int8" and not (self.scratch / NETWORKS["int8"]).exists():
-            on_openvino.to_integers(self.observed, self.scratch, phases.progress())
+        if precision == "int8" and self._integers is not None:
+            self._integers.result()
         return Predictor(
             self.folder,
             self.device,
@@ -182,7 +183,12 @@ class _Trial:
         if names[0] == "int8" and (reason := self._no_integers()):
             self.why_not["int8"] = reason
             names = names[1:]
-        return self.compare("openvino", names)
+        with ThreadPoolExecutor(1) as pool:
+            if names[0] == "int8":
+                # Quantising takes one CPU, and as long as float32 takes for the sample.
+                move = phases.progress()
+                self._integers = pool.submit(on_openvino.to_integers, self.observed, self.scratch, move)
+            return self.compare("openvino", names)
 
     def _no_integers(self) -> str:
         if not len(self.observed):
@@ -200,7 +206,11 @@ class _Trial:
         if exact is not None:
             right, tried = exact.right, {"float32": exact.tried["float32"]}
         else:
-            right, speed = _classify(self.predictor(runtime, "float32"), self.pixels)
+            predictor = self.predictor(runtime, "float32")
+            right, speed = _classify(predictor, self.pixels)
+            if self._integers is not None:  # which took CPUs from it
+                wait([self._integers])
+                speed = _time(predictor, self.pixels[:_PROBED])
             tried = {"float32": {"images_per_s": speed}}
         speed = tried["float32"]["images_per_s"]
         seconds = 1 / speed if speed else 0.0
@@ -298,4 +308,15 @@ def _classify(predictor: Predictor, pixels: Pixels) -> tuple[Probabilities, floa
     answers = list(predictor.forward(pixels[:n_first]))
     began = time.perf_counter()
     answers += predictor.forward(pixels[n_first:])
-    return np.concatenate(answers), round((len(pixels) - n_first) / (time.perf_counter() - began), 2)
+    return np.concatenate(answers), _per_s(len(pixels) - n_first, began)
+
+
+def _time(predictor: Predictor, pixels: Pixels) -> float:
+    """Images per second, without a warm-up."""
+    began = time.perf_counter()
+    list(predictor.forward(pixels))
+    return _per_s(len(pixels), began)
+
+
+def _per_s(n: int, began: float) -> float:
+    return round(n / (time.perf_counter() - began), 2)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from camtrap_batch.clocks import NO_TIME, microseconds
 from camtrap_batch.codes import Ints, one_chunk
-from camtrap_batch.events.codes import NO_TIME, encode_locations, microseconds
+from camtrap_batch.events.codes import encode_locations
 
 DAY = 86_400_000_000
 """Microseconds."""

@@ -265,6 +265,7 @@ def _cameras(data: ReportData) -> dict[str, Any] | None:
         "n_all": len(rows),
         "n_without_images": sum(row.images == 0 for row in rows),
         "has_effort": any(row.days is not None for row in rows),
+        "has_corrected": any(row.corrected for row in rows),
         "n_date_findings": _sum(data.locations, "n_date_findings"),
         "n_undated": data.n_undated,
         "undated": data.undated,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.clocks import NO_TIME, microseconds
 from camtrap_batch.codes import Ints, encode, one_chunk
-from camtrap_batch.events.codes import NO_TIME, microseconds
 from camtrap_batch.report import sightings
 from camtrap_batch.report.choice import doubtful
 from camtrap_batch.report.data import Photo, ReportData

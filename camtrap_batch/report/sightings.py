@@ -52,6 +52,16 @@ class SpeciesRow:
 
 
 @dataclass(frozen=True)
+class Corrected:
+    """Events of a label at a camera and their 95 % interval, by what people reviewed."""
+
+    label: str
+    n: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
 class CameraRow:
     """A camera location's figures; `rate` is detections per 100 camera days."""
 
@@ -68,6 +78,7 @@ class CameraRow:
     days: float | None = None
     rate: float | None = None
     effort_source: str | None = None
+    corrected: tuple[Corrected, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def species_rows(events: pa.Table) -> list[SpeciesRow]:
     return sorted(rows, key=lambda row: (row.is_uncertain, not row.is_species, -row.events, row.label))
 
 
+_TOP = 3  # labels of a camera
 _UNUSED = ("run_time", "geometry", "activity_by_hour")
 
 
@@ -117,16 +129,22 @@ def camera_rows(locations: pa.Table) -> list[CameraRow]:
             row["n_events"] or 0,
             row["n_uncertain"] or 0,
             count_wildlife(row),
-            [(str(entry["label"]), int(entry["n"])) for entry in (row["events_by_label"] or [])[:3]],
+            [(str(entry["label"]), int(entry["n"])) for entry in (row["events_by_label"] or [])[:_TOP]],
             row["first"],
             row["last"],
             row.get("camera_days"),
             row.get("detections_per_100_days"),
             row.get("effort_source"),
+            _corrected(row.get("corrected_by_label")),
         )
         for row in locations.to_pylist()
     ]
     return sorted(rows, key=lambda row: (-row.events, -row.images, row.location))
+
+
+def _corrected(entries: Sequence[Mapping[str, Any]] | None) -> tuple[Corrected, ...]:
+    found = [Corrected(str(one["label"]), one["n"], one["low"], one["high"]) for one in entries or []]
+    return tuple(sorted(found, key=lambda one: (-one.n, one.label))[:_TOP])
 
 
 def shown_places(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,23 +26,32 @@ FIRST = 24
 """Number of sequences that are read first."""
 
 
-def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: float | None = None) -> Ints:
-    """Numbers of the sequences in an order.
+@dataclass(frozen=True)
+class Ordering:
+    """What to look at first.
 
-    Parameters
+    Attributes
     ----------
-    n : for a random order: how many are to be drawn, as a sample with known probabilities
+    n : how many sequences; in a random order, they are drawn as a sample with known probabilities
     until : leave out those after which fewer wrong presence records are expected
     """
-    if order == "random" and n is not None:
-        return items.draw(n, seed)
-    truth = items.truth if order == "disagree" else pa.nulls(len(items), pa.string())
-    evidence = items.evidence
-    if order == "useful" and items.said:
-        labels = {number: [one["label"] for one in said.labels] for number, said in items.said.items()}
-        evidence = after_looks(evidence, labels, items.empty)
-    numbers = rank(order, evidence, truth, seed)
-    return numbers if until is None else numbers[: looks_until(items.evidence, numbers, until)]
+
+    order: Order
+    n: int | None = None
+    seed: int = 0
+    until: float | None = None
+
+    def of(self, items: Items) -> Ints:
+        """Numbers of the sequences in this order; only a random one has no more than `n`."""
+        if self.order == "random" and self.n is not None:
+            return items.draw(self.n, self.seed)
+        truth = items.truth if self.order == "disagree" else pa.nulls(len(items), pa.string())
+        evidence = items.evidence
+        if self.order == "useful" and items.said:
+            labels = {number: [one["label"] for one in said.labels] for number, said in items.said.items()}
+            evidence = after_looks(evidence, labels, items.empty)
+        numbers = rank(self.order, evidence, truth, self.seed)
+        return numbers if self.until is None else numbers[: looks_until(items.evidence, numbers, self.until)]
 
 
 class Opening:
@@ -50,7 +59,6 @@ class Opening:
 
     Parameters
     ----------
-    order, wanted, n, seed, until : what to look at first
     lock : held while somebody decides
 
     Attributes
@@ -69,17 +77,13 @@ class Opening:
     def __init__(
         self,
         run: Run,
-        order: Order,
+        ordering: Ordering,
         wanted: Wanted,
-        n: int | None,
-        seed: int = 0,
-        until: float | None = None,
         *,
         lock: threading.Lock,
         at_once: int = AT_ONCE,
     ) -> None:
-        self._run, self._order, self._n, self._seed, self._until = run, order, n, seed, until
-        self._lock = lock
+        self._run, self._ordering, self._lock = run, ordering, lock
         self._sequences = read_sequences(run)
         self._whole: Future[Items] = Future()
         self._soon: Items | None = None
@@ -91,7 +95,7 @@ class Opening:
             self._whole.result()
             return
         is_of_sequences = wanted == replace(wanted, is_night=None, state=None)
-        if is_of_sequences and order != "disagree" and until is None:
+        if is_of_sequences and ordering.order != "disagree" and ordering.until is None:
             self._read_first(wanted)
         threading.Thread(target=self._read, name="review-read", daemon=True).start()
 
@@ -123,20 +127,20 @@ class Opening:
 
     def _read_first(self, wanted: Wanted) -> None:
         bare = Items(self._run, self._sequences, np.array([], np.int64))
-        numbers = ordered(bare, self._order, self._n, self._seed)
-        numbers = numbers[bare.select(wanted)[numbers]][: self._n]
+        numbers = self._ordering.of(bare)
+        numbers = numbers[bare.select(wanted)[numbers]][: self._ordering.n]
         told = pc.is_in(bare.seq_id, bare.names_told).to_numpy(zero_copy_only=False)
         self.total, self.done = len(numbers), int(told[numbers].sum())
         self.first = numbers[~told[numbers]][:FIRST]
         if len(self.first):
             self._soon = Items(self._run, self._sequences, self.first)
-            if self._order == "random":
-                ordered(self._soon, self._order, self._n, self._seed)  # decisions refer to the draw
+            if self._ordering.order == "random":
+                self._ordering.of(self._soon)  # decisions refer to the draw
 
     def _read(self) -> None:
         try:
             items = Items(self._run, self._sequences)
-            self.ranked = ordered(items, self._order, self._n, self._seed, self._until)
+            self.ranked = self._ordering.of(items)
             with self._lock:
                 items.read_what_was_said()
                 self._whole.set_result(items)

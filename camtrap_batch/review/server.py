@@ -18,7 +18,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -35,7 +35,7 @@ from camtrap_batch.errors import CamtrapError, UserError, explain
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
-from camtrap_batch.review.opening import AT_ONCE, Opening, ordered
+from camtrap_batch.review.opening import AT_ONCE, Opening, Ordering
 from camtrap_batch.review.order import ORDERS, Order
 from camtrap_batch.store.corrections import TRAITS
 from camtrap_batch.store.run import Run
@@ -77,23 +77,19 @@ class Reviewing:
         self,
         run: Run,
         root: ImageRoot,
-        *,
-        order: Order,
+        ordering: Ordering,
         wanted: Wanted,
-        n: int | None,
+        *,
         who: str,
-        seed: int = 0,
-        until: float | None = None,
         at_once: int = AT_ONCE,
     ) -> None:
         self.run, self.root, self.who = run, root, who
-        self.order, self.wanted, self.n = order, wanted, n
-        self.seed, self.until = seed, until
+        self.ordering, self.wanted = ordering, wanted
         self.sessions: set[str] = set()
         self.tokens: set[str] = set()
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="review")
         self.lock = threading.Lock()
-        self.opening = Opening(run, order, wanted, n, seed, until, lock=self.lock, at_once=at_once)
+        self.opening = Opening(run, ordering, wanted, lock=self.lock, at_once=at_once)
         self._ranked: dict[tuple[str, int], Ints] = {}
         self._lists: OrderedDict[str, Ints] = OrderedDict()
         self._partial: set[str] = set()
@@ -110,7 +106,7 @@ class Reviewing:
         return {
             "job": self.run.job.name,
             "who": self.who,
-            "order": self.order,
+            "order": self.ordering.order,
             "orders": list(ORDERS),
             "labels": items.labels,
             "names": items.other_names,
@@ -131,7 +127,7 @@ class Reviewing:
             stays the same while its sequences are looked at; what comes next follows from what was said
         """
         opening = self.opening
-        is_asked_for = (order, wanted, start) == (self.order, self.wanted, 0)
+        is_asked_for = (order, wanted, start) == (self.ordering.order, self.wanted, 0)
         if is_asked_for and len(opening.first) and not opening.is_whole:
             name = self._keep(secrets.token_hex(8), opening.first)
             self._partial.add(name)
@@ -172,9 +168,11 @@ class Reviewing:
     def _order(self, order: Order) -> Ints:
         key = order, len(self.items.said) if order == "useful" else 0
         if key not in self._ranked:
-            of = self.n if order == self.order else None
-            is_known = order == self.order and (order != "useful" or not self.items.said)
-            found = self.opening.ranked if is_known else ordered(self.items, order, of, self.seed, self.until)
+            asked = self.ordering
+            if order != asked.order:
+                asked = replace(asked, order=order, n=None)
+            is_known = asked is self.ordering and (order != "useful" or not self.items.said)
+            found = self.opening.ranked if is_known else asked.of(self.items)
             self._ranked = {known: one for known, one in self._ranked.items() if known[0] != order}
             self._ranked[key] = found
         return self._ranked[key]
@@ -182,14 +180,14 @@ class Reviewing:
     def _listed(self, order: Order, wanted: Wanted) -> Ints:
         numbers = self._order(order)
         numbers = numbers[self.items.select(wanted)[numbers]]
-        return self._open_first(numbers if self.n is None else numbers[: self.n])
+        return self._open_first(numbers[: self.ordering.n])
 
     def _again(self, order: Order, numbers: Ints) -> Ints:
         """These sequences in the order that follows from what has been said so far."""
-        place = np.full(len(self.items), len(self.items))
+        at = np.full(len(self.items), len(self.items))
         ranked = self._order(order)
-        place[ranked] = np.arange(len(ranked))
-        return self._open_first(numbers[np.argsort(place[numbers], kind="stable")])
+        at[ranked] = np.arange(len(ranked))
+        return self._open_first(numbers[np.argsort(at[numbers], kind="stable")])
 
     def _open_first(self, numbers: Ints) -> Ints:
         is_done = np.isin(numbers, list(self.items.said))
@@ -426,7 +424,7 @@ class _Start(_Handler):
 
 class _List(_Handler):
     async def get(self) -> None:
-        order = self.get_query_argument("order", self.reviewing.order)
+        order = self.get_query_argument("order", self.reviewing.ordering.order)
         if order not in ORDERS:
             raise tornado.web.HTTPError(400)
         wanted = _wanted({key: self.get_query_argument(key) for key in self.request.query_arguments})
@@ -539,12 +537,10 @@ def _wanted(given: dict[str, str]) -> Wanted:
         raise tornado.web.HTTPError(400) from None
 
 
-def listing(
-    items: Items, order: Order, wanted: Wanted, n: int | None, seed: int = 0, until: float | None = None
-) -> pa.Table:
+def listing(items: Items, ordering: Ordering, wanted: Wanted) -> pa.Table:
     """Only the list: sequences in an order, as a table."""
-    numbers = ordered(items, order, n, seed, until)
-    numbers = numbers[items.select(wanted)[numbers]][:n]
+    numbers = ordering.of(items)
+    numbers = numbers[items.select(wanted)[numbers]][: ordering.n]
     rows: Sequence[int] = numbers.tolist()
     picked = pa.array(rows, pa.int64())
     firsts = [items.frames_of(number)[0] for number in rows]

@@ -26,6 +26,7 @@ from camtrap_batch.vocabulary import VIDEO_ENDINGS, plural
 KEPT = "kept"
 VIDEO = "video"
 NO_ANNOTATION = "no annotation"
+MACHINE = "labelled by a machine alone"
 SEVERAL_CLASSES = "several classes"
 NOT_CHOSEN = "class not chosen"
 THINNED = "empty, thinned out"
@@ -37,6 +38,7 @@ REASONS = (
     KEPT_FOR_BOXES,
     VIDEO,
     NO_ANNOTATION,
+    MACHINE,
     SEVERAL_CLASSES,
     NOT_CHOSEN,
     THINNED,
@@ -67,7 +69,8 @@ def select(
 
     Parameters
     ----------
-    rows : rows of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
+    rows : rows of the catalog (see `of_people`): image_id, file_name, location, deployment, seq_id, labels,
+        labelled_by, video_s
     statuses : status of each row
     findings : the table of that name, None if there is none
     for_crops : whether crops of the images are trained on: then the counts in their labels are kept
@@ -116,6 +119,7 @@ def select(
         "split_by": how.split.by,
         **({} if reviewed is None else {"reviewed": reviewed.meta(kept, reason)}),
         "kept_for_boxes": int((reason[kept] == KEPT_FOR_BOXES).sum()),
+        "of_machine": int((reason == MACHINE).sum()),
         **count(label[kept], side[kept], location[kept], encode(rows["seq_id"])[0][kept]),
     }
     return pa.table(table).cast(SELECTION), meta
@@ -210,6 +214,19 @@ def reason_counts(run: Run) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(reasons).to_pylist()}
 
 
+def of_people(rows: pa.Table) -> pa.Table:
+    """Rows of the catalog without labels that only a machine gave, if people gave labels to others.
+
+    Whoever learns from both learns the machine's mistakes, and is judged by them.
+    """
+    labels, of_machine = rows["labels"].combine_chunks(), rows["labelled_by"].is_valid().to_numpy()
+    is_labelled = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False) > 0
+    if not of_machine.any() or not (is_labelled & ~of_machine).any():
+        return rows
+    kept = labels.take(pa.array(np.arange(len(labels)), mask=of_machine))
+    return rows.set_column(rows.schema.get_field_index("labels"), "labels", kept)
+
+
 def choose(
     rows: pa.Table,
     statuses: pa.ChunkedArray,
@@ -259,6 +276,7 @@ def choose(
         label[rarest["row"]] = rarest["label"]
         reason[boxed] = KEPT_FOR_BOXES
     reason[~annotated] = NO_ANNOTATION
+    reason[~annotated & rows["labelled_by"].is_valid().to_numpy()] = MACHINE
     status = statuses.to_numpy(zero_copy_only=False)
     usable = np.isin(status.astype(str), allowed)
     reason[~usable] = "status: " + status[~usable]
@@ -402,6 +420,8 @@ def describe(meta: dict[str, Any]) -> list[str]:
             f"{plural(several, 'image shows', 'images show')} several of the classes, and boxes say which is "
             "where: crops of these are learnt, and no image's label is judged there"
         )
+    if of_machine := meta.get("of_machine"):
+        lines.append(f"{plural(of_machine, 'image')} with the label of a machine alone: left out")
     return lines + lacking + _reviewed_lines(meta.get("reviewed"))
 
 

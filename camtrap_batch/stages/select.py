@@ -14,7 +14,7 @@ from camtrap_batch.job.detect import CATALOG
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
-from camtrap_batch.selection.choice import Named, Reviewed, choose, describe, reason_counts, select
+from camtrap_batch.selection.choice import Named, Reviewed, choose, describe, of_people, reason_counts, select
 from camtrap_batch.selection.classes import Classes, choose_classes
 from camtrap_batch.selection.reviewed import extended, overrule, told_of
 from camtrap_batch.stages.detect import bring_detections
@@ -78,6 +78,8 @@ class SelectStage(Stage):
         more = ["crops"] if job.trains_on_crops else []
         if said is not None:
             more.append(digest(said["correction_id"].to_pylist()))
+        if open_table(run.folder, catalog).count_rows(filter=pc.field("labelled_by").is_valid()):
+            more.append("of people")
         drawn: dict[str, list[str]] = {}
         if job.trains_on_crops:
             if said is not None:
@@ -101,6 +103,8 @@ class SelectStage(Stage):
 
 
 STAGE = SelectStage()
+
+_COLUMNS = ["image_id", "file_name", "location", "deployment", "seq_id", "labels", "labelled_by", "video_s"]
 
 
 def _said(context: Context, manifest: Snapshot) -> tuple[pa.Table | None, Ints]:
@@ -164,14 +168,12 @@ def _select(
     sampled: Ints,
 ) -> Made:
     folder = context.run.folder
-    rows = open_table(folder, catalog).to_table(
-        columns=["image_id", "file_name", "location", "deployment", "seq_id", "labels", "video_s"]
-    )
+    rows = of_people(open_table(folder, catalog).to_table(columns=_COLUMNS))
     statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
     found = open_table(folder, findings).to_table() if findings else None
     job = context.job
-    place = pc.index_in(pa.array(list(drawn), pa.string()), rows["image_id"].combine_chunks()).to_pylist()
-    named = Named(dict(zip(place, drawn.values(), strict=True)), {})
+    row = pc.index_in(pa.array(list(drawn), pa.string()), rows["image_id"].combine_chunks()).to_pylist()
+    named = Named(dict(zip(row, drawn.values(), strict=True)), {})
     reviewed = None
     if said is not None:
         told, _ = choose(rows, statuses.cast("string"), classes, job.select.statuses, named)

@@ -12,7 +12,7 @@ from typing import Any
 
 from camtrap_batch.errors import Damaged, InputError
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.records import Unreadable, from_json, to_json
 
 FORMAT = 1
 """Incremented whenever one version could not read, or would damage, what another has written."""
@@ -25,6 +25,7 @@ OURS = frozenset(
 
 _ALSO_OURS = frozenset(
     {"models", "checkpoints", "attachments", "report", "outputs", "tmp", "corrections", "copies", "damaged"}
+    | {"detectors", "samples"}
 )
 
 _PATH = "format.json"
@@ -54,7 +55,7 @@ def check_identity(folder: Folder) -> bool:
         `format.json` can't be read.
     """
     try:
-        found = decode(folder.read(_PATH), _Identity)
+        found = from_json(folder.read(_PATH), _Identity)
     except FileNotFoundError:
         entries = folder.list("")
         if entries and not (OURS | _ALSO_OURS).intersection(entries):
@@ -78,7 +79,7 @@ def check_identity(folder: Folder) -> bool:
 
 def write_identity(folder: Folder, *, anew: bool = False) -> None:
     """Record the run folder's format, if nothing does so yet."""
-    data = encode(_Identity(FORMAT, version("camtrap-batch")))
+    data = to_json(_Identity(FORMAT, version("camtrap-batch")))
     if anew:
         folder.write(_PATH, data)
     elif not folder.exists(_PATH):

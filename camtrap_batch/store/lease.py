@@ -30,7 +30,7 @@ from camtrap_batch.errors import LeaseHeld, LeaseLost, StorageError
 from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.identity import check_identity, write_identity
-from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.records import Unreadable, from_json, to_json
 from camtrap_batch.store.shards import now
 
 BEAT_S = 10.0
@@ -151,7 +151,7 @@ class Lease:
 
     def _write(self, *, released: bool = False) -> None:
         self.holder = dataclasses.replace(self.holder, beat=now(), released=released)
-        self.folder.write(_path(self.holder.number), encode(self.holder))
+        self.folder.write(_path(self.holder.number), to_json(self.holder))
 
 
 _held: dict[str, Lease] = {}
@@ -227,7 +227,7 @@ def take(folder: Folder, job: str, command: str, *, only_if_needed: bool = False
             beat=now(),
             number=newest + 1,
         )
-        if folder.create(_path(holder.number), encode(holder)):
+        if folder.create(_path(holder.number), to_json(holder)):
             write_identity(folder)
             is_first = newest == 0 or (before is not None and before.released and before.number == newest)
             return Lease(folder, holder, is_first=is_first, has_written=not only_if_needed)
@@ -246,7 +246,7 @@ def _look(folder: Folder) -> tuple[Holder | None, int]:
         for wait_s in (0.3, 0):
             try:
                 return dataclasses.replace(
-                    decode(folder.read(_path(number)), Holder), number=number
+                    from_json(folder.read(_path(number)), Holder), number=number
                 ), numbers[-1]
             except FileNotFoundError:
                 break

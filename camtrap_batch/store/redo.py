@@ -13,7 +13,7 @@ from typing import Any
 
 from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.records import Unreadable, from_json, to_json
 
 
 @dataclass
@@ -40,7 +40,7 @@ def ask(
     before = read(folder, stage)
     wanted = {name: [*attempts] for name, attempts in shards.items()}
     both = Asked({**wanted, **before.shards}, sorted({*damaged, *before.damaged}), before.more)
-    folder.write(_path(stage), encode(both))
+    folder.write(_path(stage), to_json(both))
 
 
 def asked(folder: Folder, stage: str) -> dict[str, list[str]]:
@@ -51,7 +51,7 @@ def asked(folder: Folder, stage: str) -> dict[str, list[str]]:
 def read(folder: Folder, stage: str) -> Asked:
     """The same, with the files known to be damaged."""
     try:
-        return decode(folder.read(_path(stage)), Asked)
+        return from_json(folder.read(_path(stage)), Asked)
     except FileNotFoundError:
         return Asked()
     except Unreadable as problem:

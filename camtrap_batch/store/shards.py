@@ -24,7 +24,7 @@ from camtrap_batch.errors import BrokenPromise, InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.records import Unreadable, dict_to_json, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Plan:
 
     def freeze(self, folder: Folder) -> None:
         """Write the plan, unless it is there and can be read."""
-        data = _encode(
+        data = dict_to_json(
             {**asdict(self), "created": now(), "shards": [[s.id, s.start, s.stop] for s in self.shards]}
         )
         if folder.create(self.path, data):
@@ -102,7 +102,7 @@ class Plan:
     @classmethod
     def from_json(cls, data: bytes) -> Plan:
         """A plan in the form that `freeze` writes. Raises Unreadable."""
-        record = decode(data, _PlanRecord)
+        record = from_json(data, _PlanRecord)
         shards = tuple(Shard(*entry) for entry in record.shards)
         return cls(record.stage, record.id, record.inputs, shards, record.created)
 
@@ -158,12 +158,12 @@ class Receipt:
         return receipt_path(self.stage, self.plan_id, self.shard_id)
 
     def to_json(self) -> bytes:
-        return encode(self)
+        return to_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
         """A receipt in the form that `to_json` writes. Raises Unreadable."""
-        return decode(data, cls)
+        return from_json(data, cls)
 
 
 def file_receipt(folder: Folder, receipt: Receipt) -> Receipt:
@@ -408,7 +408,3 @@ def now() -> str:
 
 def receipt_path(stage: str, plan_id: str, shard_id: str) -> str:
     return f"receipts/{stage}/{plan_id}/{shard_id}.json"
-
-
-def _encode(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()

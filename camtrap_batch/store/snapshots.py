@@ -15,7 +15,7 @@ from camtrap_batch.errors import Damaged, InputError
 from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.lease import check_held
-from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.records import Unreadable, from_json, to_json
 from camtrap_batch.store.shards import File, now
 
 
@@ -84,7 +84,7 @@ def commit(folder: Folder, snapshot: Snapshot, *, after: int | None = None) -> S
     number = (max(numbers(folder, snapshot.table), default=0) if after is None else after) + 1
     while True:
         snapshot = dataclasses.replace(snapshot, number=number)
-        if folder.create(path_of(snapshot.table, number), encode(snapshot)):
+        if folder.create(path_of(snapshot.table, number), to_json(snapshot)):
             break
         if after is not None:
             raise Overtaken
@@ -101,7 +101,7 @@ def amend(folder: Folder, snapshot: Snapshot, meta: dict[str, Any]) -> Snapshot:
     check_held(folder)
     amended = dataclasses.replace(snapshot, meta={**snapshot.meta, **meta})
     if amended != snapshot:
-        folder.write(path_of(snapshot.table, snapshot.number), encode(amended))
+        folder.write(path_of(snapshot.table, snapshot.number), to_json(amended))
     return amended
 
 
@@ -133,7 +133,7 @@ def load(folder: Folder, table: str, number: int) -> Snapshot:
     """
     path = path_of(table, number)
     try:
-        return decode(folder.read(path), Snapshot)
+        return from_json(folder.read(path), Snapshot)
     except FileNotFoundError:
         there = ", ".join(map(str, numbers(folder, table))) or "none"
         raise InputError(f"{folder.url}: no snapshot {number} of {table}; there are: {there}") from None

@@ -31,7 +31,7 @@ from camtrap_batch.errors import BrokenPromise, CamtrapError, Damaged, StageErro
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo, schemas, snapshots
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, encode
+from camtrap_batch.store.records import Unreadable, to_json
 from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import plural
@@ -524,7 +524,9 @@ def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged:
         if healed != snapshot.files and sum(file.rows for file in healed) == snapshot.rows:
             folder.write(
                 snapshots.path_of(committed.table, number),
-                encode(dataclasses.replace(snapshot, files=healed, bytes=sum(file.bytes for file in healed))),
+                to_json(
+                    dataclasses.replace(snapshot, files=healed, bytes=sum(file.bytes for file in healed))
+                ),
             )
 
 

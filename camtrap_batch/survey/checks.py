@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.events.codes import NO_TIME, Bools, encode_locations, microseconds
+from camtrap_batch.clocks import NO_TIME, elapsed, elapsed_bounds, microseconds
+from camtrap_batch.events.codes import Bools, encode_locations
 from camtrap_batch.store.schemas import FINDINGS
 from camtrap_batch.survey.effort import DAY, FROM_IMAGES, SILENCE_DAYS, as_rows, bounds
 from camtrap_batch.vocabulary import plural
 
-FROM_MANIFEST = ("location", "datetime", "is_night")
+FROM_MANIFEST = ("location", "datetime", "utc_offset_minutes", "is_night")
 """Columns of the manifest that checks need."""
 
 FEWEST_FOR_NIGHT = 50
@@ -101,14 +102,15 @@ def check_findings(checks: Sequence[Check], deployments: pa.Table, names: pa.Tab
 
 
 class _Photos:
-    """Dated photos by location and time."""
+    """Dated photos by location and the time that really passed, `moment`; `time` is what the clock showed."""
 
     def __init__(self, images: pa.Table, shows_nothing: Bools | None) -> None:
         location, names = encode_locations(images["location"])
         time = microseconds(images["datetime"])
+        moment = elapsed(images, time, location)
         used = np.flatnonzero(time != NO_TIME)
-        self.row = used[np.lexsort((time[used], location[used]))]
-        self.time, self._location = time[self.row], location[self.row]
+        self.row = used[np.lexsort((moment[used], location[used]))]
+        self.time, self.moment, self._location = time[self.row], moment[self.row], location[self.row]
         night = images["is_night"].combine_chunks()
         self.is_night = night.fill_null(False).to_numpy(zero_copy_only=False)[self.row]
         self.is_known = night.is_valid().to_numpy(zero_copy_only=False)[self.row]
@@ -122,9 +124,14 @@ class _Photos:
         first, last = np.searchsorted(self._location, (code, code + 1))
         return slice(int(first), int(last))
 
+    def moments(self, location: str, span: tuple[int, int]) -> tuple[int, int]:
+        """A start and an end by the clock of a location, as times that really passed."""
+        here = self.of(location)
+        return elapsed_bounds(span, self.time[here], self.moment[here])
+
     def within(self, location: str, start: int, end: int) -> slice:
         here = self.of(location)
-        first, last = np.searchsorted(self.time[here], (start, end))
+        first, last = np.searchsorted(self.moment[here], self.moments(location, (start, end)))
         return slice(here.start + int(first), here.start + int(last))
 
 
@@ -138,11 +145,11 @@ def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]
         if any(None in span for span in spans):
             continue
         here = photos.of(location)
-        times = photos.time[here]
-        edges = np.array([bounds(*span) for span in spans], np.int64)
+        times, moments = photos.time[here], photos.moment[here]
+        edges = np.array([photos.moments(location, bounds(*span)) for span in spans], np.int64)
         # Distance of each photo from each deployment, 0 within it.
-        before = edges[:, :1] - times[None, :]
-        after = times[None, :] - edges[:, 1:] + 1
+        before = edges[:, :1] - moments[None, :]
+        after = moments[None, :] - edges[:, 1:] + 1
         distance = np.maximum(np.maximum(before, after), 0)
         nearest = distance.argmin(axis=0)
         for number in np.flatnonzero(distance.min(axis=0, initial=NO_TIME) > 0).tolist():
@@ -219,19 +226,22 @@ def _of_one(number: int, row: dict[str, Any], photos: _Photos) -> Iterator[Check
 
 def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) -> Iterator[Check]:
     """Periods without a photo, apart from outages."""
-    times = photos.time[here]
+    times, moments = photos.time[here], photos.moment[here]
     if row["source"] != FROM_IMAGES:
-        times = np.concatenate([[row["start"]], times, [row["end"]]])
-    gaps = np.diff(times)
+        span = (row["start"], row["end"])
+        first, last = photos.moments(row["location"], span)
+        times, moments = np.r_[span[0], times, span[1]], np.r_[first, moments, last]
+    gaps = np.diff(moments)
     rows = photos.row[here]
     for index in np.flatnonzero(gaps > SILENCE_DAYS * DAY).tolist():
         first, last = int(times[index]), int(times[index + 1])
         off = sum(
             max(0, min(last, outage["end"]) - max(first, outage["start"])) for outage in row["outages"] or ()
         )
-        if last - first - off <= SILENCE_DAYS * DAY:
+        silent = int(gaps[index]) - off
+        if silent <= SILENCE_DAYS * DAY:
             continue
-        gap = (last - first - off) // DAY
+        gap = silent // DAY
         shift = 0 if row["source"] == FROM_IMAGES else 1
         before, after = index - shift, index + 1 - shift
         yield Check(

@@ -18,17 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.cameras import camera_of
+from camtrap_batch.clocks import NO_TIME, elapsed, elapsed_bounds, microseconds, timestamps
 from camtrap_batch.codes import Ints, one_chunk
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import (
-    NO_TIME,
-    UNKNOWN_LOCATION,
-    Bools,
-    encode_locations,
-    flags,
-    microseconds,
-    timestamps,
-)
+from camtrap_batch.events.codes import UNKNOWN_LOCATION, Bools, encode_locations, flags
 from camtrap_batch.store.schemas import DEPLOYMENTS
 
 DAY = 86_400_000_000
@@ -326,7 +319,7 @@ def _breaks(
 
 
 class _Photos:
-    """Times of photos, sorted by location, deployment and time."""
+    """Times of photos, sorted by location, deployment and the time that really passed."""
 
     def __init__(self, images: pa.Table) -> None:
         location, names = encode_locations(images["location"])
@@ -334,9 +327,10 @@ class _Photos:
         deployment, ids = _encoded(images["deployment"])
         self._ids: list[str | None] = [*ids, None]
         time = microseconds(images["datetime"])
+        moment = elapsed(images, time, location)
         used = np.flatnonzero(time != NO_TIME)
-        order = used[np.lexsort((time[used], deployment[used], location[used]))]
-        self._time, self._location = time[order], location[order]
+        order = used[np.lexsort((moment[used], deployment[used], location[used]))]
+        self._time, self._moment, self._location = time[order], moment[order], location[order]
         self._deployment = deployment[order]
         self._code = {name: number for number, name in enumerate(self.names)}
         self._code_of_id = {name: number for number, name in enumerate(self._ids)}
@@ -351,8 +345,8 @@ class _Photos:
             return
         is_first = np.ones(len(self._time), bool)
         is_new = (np.diff(self._location) != 0) | (np.diff(self._deployment) != 0)
-        is_silent = (np.diff(self._time) > SILENCE_DAYS * DAY) & (self._deployment[1:] == len(self._ids) - 1)
-        is_first[1:] = is_new | is_silent
+        is_silent = np.diff(self._moment) > SILENCE_DAYS * DAY
+        is_first[1:] = is_new | (is_silent & (self._deployment[1:] == len(self._ids) - 1))
         begins = np.flatnonzero(is_first)
         ends = np.append(begins[1:], len(self._time)) - 1
         for first, last in zip(begins.tolist(), ends.tolist(), strict=True):
@@ -369,36 +363,42 @@ class _Photos:
 
     def ends(self, period: Period) -> Span:
         """First and last photo that may be of a period; NO_TIME if there is none."""
-        times = self.times(period)
-        early, late = period.start, period.end
-        if early != NO_TIME:
-            times = times[times >= early]
-        if late != NO_TIME:
-            times = times[times <= late]
+        times, moments = self.times(period)
+        early, late = elapsed_bounds((period.start, period.end), times, moments)
+        is_in = np.ones(len(times), np.bool_)
+        if period.start != NO_TIME:
+            is_in &= moments >= early
+        if period.end != NO_TIME:
+            is_in &= moments <= late
+        times = times[is_in]
         return (int(times[0]), int(times[-1])) if len(times) else (NO_TIME, NO_TIME)
 
     def count(self, period: Period) -> int:
         """Photos within a period, of its location, or of its deployment if photos name one."""
         if NO_TIME in (period.start, period.end):
             return 0
-        times = self.times(period)
-        first, last = np.searchsorted(times, bounds(period.start, period.end))
+        times, moments = self.times(period)
+        first, last = np.searchsorted(
+            moments, elapsed_bounds(bounds(period.start, period.end), times, moments)
+        )
         return int(last - first)
 
-    def times(self, period: Period) -> Ints:
-        """Times of the photos of a period's deployment, or of its location if no photo names the
-        deployment."""
+    def times(self, period: Period) -> tuple[Ints, Ints]:
+        """Photos of a period's deployment, or of its location if no photo names the deployment: by the clock,
+        and by the time that really passed; the earliest first."""
         code = self._code.get(period.location)
         if code is None:
-            return self._time[:0]
+            return self._time[:0], self._moment[:0]
         first, last = np.searchsorted(self._location, (code, code + 1))
         if period.deployment is not None and period.deployment in self._code_of_id:
             of = self._code_of_id[period.deployment]
             here = self._deployment[first:last]
             begin, end = np.searchsorted(here, (of, of + 1))
             if end > begin:
-                return self._time[first + begin : first + end]
-        return np.sort(self._time[first:last])
+                own = slice(first + begin, first + end)
+                return self._time[own], self._moment[own]
+        order = first + np.argsort(self._moment[first:last], kind="stable")
+        return self._time[order], self._moment[order]
 
     def offset(self, location: str, deployment: str | None) -> int | None:
         """What the clock of most photos showed, in minutes east of UTC; None if unknown."""

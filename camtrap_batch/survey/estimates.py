@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from camtrap_batch.clocks import microseconds
 from camtrap_batch.codes import encode
-from camtrap_batch.events.codes import flags, microseconds
+from camtrap_batch.events.codes import flags
 from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.survey import activity, richness
 from camtrap_batch.survey.effort import DAY, effort_by_location

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.clocks import microseconds
 from camtrap_batch.codes import encode, one_chunk
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import microseconds
 from camtrap_batch.survey.effort import DAY, FROM_IMAGES, Counting, Span, as_rows, whole_days, working
 
 Values = Literal["presence", "events", "individuals"]

@@ -6,8 +6,7 @@ import io
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -315,46 +314,42 @@ class ListReader(Reader[ListDataset]):
 """
 
 
-def test_a_reader_of_another_package(tmp_path: Path) -> None:
+def test_a_reader_of_another_package(
+    tmp_path: Path,
+    beside: Callable[..., None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     """A package that lies beside ours, with an entry point, adds a format with keys of its own."""
-    (site := tmp_path / "site").mkdir()
-    (site / "camtrap_list.py").write_text(_MODULE)
-    (info := site / "camtrap_list-1.0.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-list\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[camtrap_batch.readers]\nlist = camtrap_list:ListReader\nbroken = camtrap_nowhere:Reader\n"
-    )
+    entries = "list = camtrap_list:ListReader\nbroken = camtrap_nowhere:Reader"
+    beside("camtrap_list", _MODULE, "camtrap_batch.readers", entries)
     photos_in(tmp_path)
     (tmp_path / "names.txt").write_text("\n".join(PHOTOS))
 
-    def camtrap(stage: str, **dataset: Any) -> subprocess.CompletedProcess[str]:
+    def do(stage: str, **dataset: Any) -> subprocess.CompletedProcess[str]:
         content = {"name": "run", "output": str(tmp_path), "dataset": {"images": "photos", **dataset}}
         (tmp_path / "job.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        main = "from camtrap_batch.cli import main; sys.exit(main())"
-        script = f"import sys; sys.path.append(sys.argv.pop(1)); {main}"
-        command = [sys.executable, "-c", script, str(site), stage, str(tmp_path / "job.yaml")]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return camtrap(stage, tmp_path / "job.yaml")
 
-    done = camtrap("catalog", format="list", list="names.txt")
+    done = do("catalog", format="list", list="names.txt")
     assert done.returncode == 0, done.stderr
     job = tmp_path / "run" / "job.yaml"
     assert f"list: {tmp_path / 'names.txt'}" in job.read_text()
     table = [*(tmp_path / "run" / "tables" / "catalog").rglob("*.parquet")]
     assert len(table) == 1
 
-    done = camtrap("reprocess", format="list", list="names.txt")
+    done = do("reprocess", format="list", list="names.txt")
     assert done.returncode == 2
     assert "dataset.format: a list has no labels to train on; set infer.model" in done.stderr
-    done = camtrap("catalog", format="list", lists="names.txt")
+    done = do("catalog", format="list", lists="names.txt")
     assert done.returncode == 2
     assert "job.yaml:6: dataset.lists: unknown key; did you mean 'list'?" in done.stderr
-    done = camtrap("catalog", format="folder", list="names.txt")
+    done = do("catalog", format="folder", list="names.txt")
     assert "dataset.list: list is for `format: list`; here it is folder" in done.stderr
     # One that is broken is in nobody's way but of those who ask for it.
-    done = camtrap("catalog", format="broken")
+    done = do("catalog", format="broken")
     assert done.returncode == 2
     assert "camtrap_batch.readers: 'broken' (camtrap_nowhere:Reader) can't be loaded" in done.stderr
-    done = camtrap("catalog", format="folder")
+    done = do("catalog", format="folder")
     assert done.returncode == 0, done.stderr
-    done = camtrap("catalog", format="lits")
+    done = do("catalog", format="lits")
     assert "dataset.format: 'lits' is not possible; did you mean 'list'?" in done.stderr

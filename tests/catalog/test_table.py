@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camtrap_batch.catalog.table import Rows, group_labels, make_catalog
+from camtrap_batch.catalog.table import Rows, group_labels, make_catalog, row_order
 
 TEXTS = st.sampled_from([None, "", "a", "B", "b", "ä", "10", "9"])
 NUMBERS = st.sampled_from([None, 0, 1, 2, -5, 2**31 - 1, -(2**31)])
@@ -98,3 +98,37 @@ def test_labels_of_many_images(share: float) -> None:
         (1, "lion"),
         (2, "puma"),
     }
+
+
+def test_known_offsets_order_rows() -> None:
+    """A burst over the end of summer time; what has no sequence, and sequences, by the time that passed."""
+    dates = ["2021-10-31 02:59:58+02:00", "2021-10-31 02:00:01+01:00", "2021-10-31 02:00:03+01:00"]
+
+    def ids(seq: list[str | None], dates: list[str], frame: list[int | None]) -> list[str]:
+        rows = [
+            {"image_id": name, "location": "A", "seq_id": seq_id, "frame_num": number, "date": date}
+            for name, seq_id, number, date in zip("abc", seq, frame, dates, strict=True)
+        ]
+        found: list[str] = catalog_of(rows)["image_id"].to_pylist()
+        return found
+
+    assert ids([None] * 3, dates, [None] * 3) == ["a", "b", "c"]
+    assert ids(["s"] * 3, dates, [None] * 3) == ["a", "b", "c"]
+    assert ids(["z", "y", "y"], dates, [0, 0, 1]) == ["a", "b", "c"]
+    # Where an offset is not known, clocks are compared.
+    assert ids([None] * 3, [dates[0], dates[1], dates[2][:19]], [None] * 3) == ["b", "c", "a"]
+
+
+def test_one_offset_for_all_changes_no_order() -> None:
+    rng = np.random.default_rng(3)
+    table = pa.table(
+        {
+            "image_id": [f"i{number}" for number in rng.permutation(200)],
+            "location": [f"l{number}" for number in rng.integers(0, 3, 200)],
+            "seq_id": [f"s{number}" if number else None for number in rng.integers(0, 20, 200)],
+            "frame_num": pa.array(rng.integers(0, 3, 200), pa.int32()),
+            "datetime": pa.array(rng.integers(0, 10**12, 200), pa.timestamp("us")),
+        }
+    )
+    minutes = pa.array([120] * 200, pa.int32())
+    assert (row_order(table) == row_order(table.append_column("utc_offset_minutes", minutes))).all()

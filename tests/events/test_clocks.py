@@ -63,3 +63,13 @@ def test_images_with_a_date_alone_are_in_no_burst_and_their_event_says_so() -> N
     sequences, events = found(table)
     assert [sequence["n_images"] for sequence in sequences] == [1, 1, 1]
     assert [(event["n_images"], event["date_only"]) for event in events] == [(2, True), (1, None)]
+
+
+def test_rows_of_a_location_are_in_the_order_in_which_time_passed() -> None:
+    """As for images in the catalog, so for sequences and events; the clock alone would turn them round."""
+    rows = [("a", "02:50:00", 120, False), ("b", "02:10:00", 60, False), ("c", "02:55:00", 60, False)]
+    table = frames(*rows).set_column(2, "seq_id", pa.array(["s1", "s2", "s3"]))
+    sequences = combine(table, empty="empty", min_confidence=0.5)
+    assert sequences.sequences["seq_id"].to_pylist() == ["s1", "s2", "s3"]
+    events = find_events(sequences.frames, empty="empty", gap_min=15).events
+    assert events["start"].to_pylist() == [table["datetime"][row].as_py() for row in range(3)]

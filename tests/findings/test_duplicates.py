@@ -24,6 +24,7 @@ def image(number: int = 0, **changes: Any) -> dict[str, Any]:
         "sha256": f"{number:064x}",
         "dhash": 0xF0F0_0000_0000_0000 + number * 0xFFFF,
         "datetime": NOON,
+        "utc_offset_minutes": None,
         **changes,
     }
 
@@ -54,6 +55,13 @@ def test_every_further_copy_is_a_duplicate_of_the_first() -> None:
 def test_a_copy_at_another_location_says_so() -> None:
     exact, _ = find(image(0), image(1, sha256=image(0)["sha256"], location="there"))
     assert exact.detail.to_pylist() == ["the same bytes as a/0.jpg, which is at another location: here"]
+
+
+def test_an_hour_that_clocks_were_put_back_is_no_moment() -> None:
+    same = {"dhash": image(0)["dhash"]}
+    summer, winter = ({"utc_offset_minutes": minutes} for minutes in (120, 60))
+    _, near = find(image(0, **summer), image(1, **same, **winter), image(2, **same, **summer))
+    assert pairs(near) == [(2, 0)]
 
 
 def test_one_file_under_two_ids_says_so() -> None:

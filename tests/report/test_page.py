@@ -494,6 +494,17 @@ def test_cameras_without_coordinates(make_data: MakeData) -> None:
     assert "Cameras 4 no coordinates" in text
 
 
+def test_events_of_cameras_corrected_by_a_review(make_data: MakeData) -> None:
+    data = make_data(cameras=3, events=60)
+    assert "Corrected" not in Page(render(data)).text
+    by_sample = [{"label": name, "n": n, "low": 1, "high": 1234} for name, n in (("leo", 2.6), ("lynx", 9.8))]
+    column = pa.array([by_sample, None, []], data.locations.schema.field("corrected_by_label").type)
+    at = data.locations.schema.get_field_index("corrected_by_label")
+    some = data.locations.set_column(at, "corrected_by_label", column)
+    text = Page(render(dataclasses.replace(data, locations=some))).text
+    assert "lynx 10 (1 to 1,234), leo 3 (1 to 1,234)" in text
+
+
 def test_one_class(make_data: MakeData) -> None:
     assert "Figures by class" in Page(render(make_data(cameras=1, classes=1, events=5))).text
 
@@ -512,7 +523,7 @@ def test_lists_are_capped(make_data: MakeData) -> None:
         cameras=230, events=1000, status_counts={"ok": 1, "missing": 27_599}, status_examples=examples
     )
     page = Page(render(data))
-    assert "The 200 cameras with most events; 30 more are left out" in page.text
+    assert "The 200 cameras with the most events; 30 more are left out" in page.text
     assert "camtrap table JOB locations --out locations.csv" in page.text
     assert "200 of 27,599" in page.text
     assert "file-0199.jpg" in page.text
@@ -552,6 +563,7 @@ def test_knows_nothing_of_dask_or_run_folders() -> None:
                 assert node.module in (
                     "camtrap_batch.report",
                     "camtrap_batch.catalog.labels",
+                    "camtrap_batch.clocks",
                     "camtrap_batch.codes",
                     "camtrap_batch.events",
                     "camtrap_batch.events.codes",

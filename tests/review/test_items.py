@@ -19,7 +19,7 @@ from camtrap_batch import open_run
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.review import items as review_items
 from camtrap_batch.review.items import Items, Wanted
-from camtrap_batch.review.opening import Opening
+from camtrap_batch.review.opening import Opening, Ordering
 from camtrap_batch.review.server import Reviewing
 from camtrap_batch.store.run import Run
 
@@ -49,7 +49,7 @@ def reviewing(tmp_path_factory: pytest.TempPathFactory) -> Reviewing:
     ]
     commit(run, "detect", "detections", found, {})
     root = ImageRoot(str(folder / "images"))
-    return Reviewing(open_run(folder / "job.yaml"), root, order="useful", wanted=Wanted(), n=None, who="mara")
+    return Reviewing(open_run(folder / "job.yaml"), root, Ordering("useful"), Wanted(), who="mara")
 
 
 def spread(data: bytes | None) -> tuple[float, float]:
@@ -136,9 +136,8 @@ def test_of_many_images_the_first_sequences_are_there_before_the_rest(
     reviewing = Reviewing(
         run,
         ImageRoot(str(tmp_path / "images")),
-        order="useful",
-        wanted=Wanted(),
-        n=None,
+        Ordering("useful"),
+        Wanted(),
         who="mara",
         at_once=0,
     )
@@ -180,7 +179,7 @@ def test_what_is_said_changes_what_comes_next(tmp_path: Path) -> None:
         for n in range(3)
     ]
     run = write_run(tmp_path, rows)
-    reviewing = Reviewing(run, ImageRoot(str(tmp_path)), order="useful", wanted=Wanted(), n=None, who="mara")
+    reviewing = Reviewing(run, ImageRoot(str(tmp_path)), Ordering("useful"), Wanted(), who="mara")
     first = reviewing.list("useful", Wanted(), 0, "")
     shown = [item["number"] for item in first["items"]]
     reviewing.items.decide(shown[:1], [{"label": "oryx"}], "mara")
@@ -288,7 +287,7 @@ def test_a_sequence_of_several_species_is_one_item_and_names_may_come_twice(tmp_
     assert len(items) == 3
     found = [[items.frames["image_id"][int(row)].as_py() for row in items.frames_of(n)] for n in range(3)]
     assert sorted(found) == [["a"], ["b"], ["c"]]
-    reviewing = Reviewing(run, ImageRoot(str(tmp_path)), order="useful", wanted=Wanted(), n=None, who="mara")
+    reviewing = Reviewing(run, ImageRoot(str(tmp_path)), Ordering("useful"), Wanted(), who="mara")
     shown = reviewing.list("useful", Wanted(), 0, "")["items"]
     assert {(one["camera"], one["source"]) for one in shown} == {
         ("A", "human"),

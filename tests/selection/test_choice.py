@@ -17,7 +17,11 @@ CLASSES = Classes({0: "empty", 1: "lion", 2: "tiger", 7: "lion"}, "empty")
 def rows(*annotations: list[int], file_name: str = "a.jpg") -> pa.Table:
     labels = [[{"category_id": number, "name": "", "count": 1} for number in each] for each in annotations]
     return pa.table(
-        {"file_name": [file_name] * len(labels), "labels": pa.array(labels, CATALOG.field("labels").type)}
+        {
+            "file_name": [file_name] * len(labels),
+            "labels": pa.array(labels, CATALOG.field("labels").type),
+            "labelled_by": pa.nulls(len(labels), pa.string()),
+        }
     )
 
 
@@ -43,6 +47,23 @@ def test_each_row_has_one_reason() -> None:
         choice.KEPT,
         choice.NOT_CHOSEN,
     ]
+
+
+def by(machine: list[str | None], *annotations: list[int]) -> pa.Table:
+    table = rows(*annotations)
+    return table.set_column(2, "labelled_by", pa.array(machine, pa.string()))
+
+
+def test_a_machines_labels_are_not_learnt_from_beside_those_of_people() -> None:
+    table = choice.of_people(by([None, "SpeciesNet", None, None], [1], [2], [0], []))
+    label, reason = choice.choose(table, pa.chunked_array([["ok"] * 4]), CLASSES, list(USABLE))
+    assert label.tolist() == ["lion", "", "empty", ""]
+    assert reason.tolist() == [choice.KEPT, choice.MACHINE, choice.KEPT, choice.NO_ANNOTATION]
+
+
+def test_of_a_machines_labels_alone_one_learns_from_those() -> None:
+    table = by(["SpeciesNet", "SpeciesNet", None], [1], [2], [])
+    assert choice.of_people(table) is table
 
 
 def test_broken_files_and_videos_are_dropped_by_status_and_name() -> None:

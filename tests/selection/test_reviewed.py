@@ -31,6 +31,7 @@ def rows(*labels: list[int], location: str = "a") -> pa.Table:
             "deployment": nothing,
             "seq_id": nothing,
             "labels": pa.array(marks, CATALOG.field("labels").type),
+            "labelled_by": nothing,
         }
     )
 

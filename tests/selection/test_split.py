@@ -76,6 +76,7 @@ def catalog_rows(
                 [[{"category_id": 1 + number % 2, "name": "", "count": 1}] for number in range(n)],
                 CATALOG.field("labels").type,
             ),
+            "labelled_by": pa.nulls(n, pa.string()),
         }
     )
 

@@ -15,8 +15,8 @@ import pytest
 import simplejpeg
 import torch
 import yaml
+from support_runs import InlineJob
 
-import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.errors import InputError, JobError
@@ -26,8 +26,6 @@ from camtrap_batch.model import Samples, read_info
 from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.dlpk import describe, write_package
 from camtrap_batch.pipeline.context import Context
-from camtrap_batch.pipeline.order import run_one
-from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages.train import plan_training
 from camtrap_batch.stages.train.cut import cut_crops
 from camtrap_batch.store.corrections import Correction, read_corrections, record
@@ -82,42 +80,19 @@ def write_data(folder: Path) -> None:
     (folder / "md.json").write_text(json.dumps(results))
 
 
-class Made:
+class Made(InlineJob):
     """A run folder and its job file."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder, self.file = folder, folder / "job.yaml"
-        self.content: dict[str, Any] = {
-            "name": "run",
-            "output": str(folder),
+        content: dict[str, Any] = {
             "dataset": {"format": "cct", "metadata": "cct.json", "images": "images"},
             "validate": {"thumbnails": 32},
             "detect": {"results": "md.json"},
             "select": {"empty": {"fraction": 1.0}, "split": {"valid": 0.34}},
             "train": {"arch": "test_resnet", "weights": "none", "size": SIZE, "epochs": 1, "batch": 16,
                       "lr": 0.003},
-            **settings,
         }  # fmt: skip
-        self.file.write_text(yaml.safe_dump(self.content))
-
-    def do(self, *stages: str, dry_run: bool = False) -> StageResult:
-        for stage in stages:
-            job = Job.load(self.file)
-            context = Context(job, Run(job), GivenExecutor(InlineExecutor()), dry_run=dry_run)
-            result = run_one(context, stage)
-        return result
-
-    @property
-    def run(self) -> Run:
-        return camtrap_batch.open_run(self.file)
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.run.table(table).to_table().to_pylist()
-        return rows
-
-    def set(self, **sections: Any) -> None:
-        self.content |= sections
-        self.file.write_text(yaml.safe_dump(self.content))
+        super().__init__(folder, **(content | settings))
 
     def cut(self) -> Samples:
         """The crops of the current selection, as they are learnt from, without a training."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import simplejpeg
 import yaml
 from PIL import ExifTags, Image
 from support_onnx import constant_detector, spot_detector
+from support_runs import InlineJob
 
-import camtrap_batch
+from camtrap_batch.detection import library
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import CamtrapError, ClusterError, InputError, JobError, StageError
+from camtrap_batch.errors import CamtrapError, ClusterError, Damaged, InputError, JobError, StageError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -31,6 +32,7 @@ from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages.detect import trial
 from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
 
@@ -63,25 +65,17 @@ def write_photos(folder: Path) -> None:
     (folder / "cct.json").write_text(json.dumps(content))
 
 
-class Made:
+class Made(InlineJob):
     """A run folder, validated, and a job file beside it."""
 
     def __init__(self, folder: Path, **detect: Any) -> None:
-        self.folder, self.file = folder, folder / "job.yaml"
-        self.content: dict[str, Any] = {
-            "name": "run",
-            "output": str(folder),
-            "dataset": {"format": "cct", "metadata": "cct.json", "images": "images"},
-            "validate": {"thumbnails": 16},
-            "detect": detect,
-        }
-        self.write()
+        dataset = {"format": "cct", "metadata": "cct.json", "images": "images"}
+        super().__init__(folder, dataset=dataset, validate={"thumbnails": 16}, detect=detect)
 
     def write(self, **detect: Any) -> None:
-        self.content["detect"] |= detect
-        self.file.write_text(yaml.safe_dump(self.content))
+        self.set(detect=self.content["detect"] | detect)
 
-    def do(
+    def do(  # type: ignore[override]
         self,
         stage: str = "detect",
         *assignments: str,
@@ -93,14 +87,6 @@ class Made:
         options = parse_options({"retry": retry} if retry else {}, STAGES[stage].options)
         source = GivenExecutor(InlineExecutor(), {"CPU": memory})
         return run_one(Context(job, Run(job), source, dry_run=dry_run, options=options), stage)
-
-    @property
-    def run(self) -> Run:
-        return camtrap_batch.open_run(self.file)
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.run.table(table).to_table().to_pylist()
-        return rows
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +264,35 @@ def test_another_detector_is_other_work(folder: Path) -> None:
     assert {row["detector_id"] for row in job.rows("detected")} != {None}
     assert (folder / "run" / "detectors").is_dir()
     assert len(list((folder / "run" / "detectors").glob("*/detector.onnx"))) == 2
+
+
+def test_damage_to_the_kept_detector_is_found_before_it_is_used(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its file is copied again; a worker that meets another content does not load it."""
+    job = Made(folder, model="spots.onnx")
+    job.do()
+    (kept,) = (folder / "run" / "detectors").iterdir()
+    whole = (kept / "detector.onnx").read_bytes()
+    damaged = whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]
+    (kept / "detector.onnx").write_bytes(damaged)
+    with pytest.raises(Damaged, match=r"detector\.onnx: is damaged \(not the bytes that were written\)"):
+        library.fetch_detector.__wrapped__(Folder(str(kept)))
+    assert job.do().shards_run == 1, "what could not be read is tried again"
+    assert "detector.onnx: is damaged (not the bytes that were written); replaced" in caplog.text
+    assert (kept / "detector.onnx").read_bytes() == whole
+    (kept / "detector.onnx").unlink()
+    with pytest.raises(Damaged, match="is missing"):
+        library.fetch_detector.__wrapped__(Folder(str(kept)))
+    # As an earlier version kept it.
+    (kept / "sha256.json").unlink()
+    (kept / "detector.onnx").write_bytes(whole[: len(whole) // 2])
+    assert str(library.detector_fault(Folder(str(kept)))).startswith("is damaged (")
+    job.do()
+    assert library.detector_fault(Folder(str(kept))) is None
+    assert (kept / "sha256.json").exists()
+    (kept / "detector.json").write_bytes(b"{")
+    assert "can't be read as JSON" in str(library.detector_fault(Folder(str(kept))))
 
 
 def test_shards_of_any_size_give_the_same_rows(folder: Path) -> None:
@@ -619,23 +634,19 @@ class Finder:
 """
 
 
-def test_a_detector_of_another_package(folder: Path) -> None:
+def test_a_detector_of_another_package(
+    folder: Path,
+    beside: Callable[..., None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     """A package that lies beside ours, with an entry point, finds boxes in files of an ending of its own."""
-    (site := folder / "site").mkdir()
-    (site / "camtrap_bright.py").write_text(_PACKAGE)
-    (info := site / "camtrap_bright-1.0.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-bright\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[camtrap_batch.detectors]\nbright = camtrap_bright:BrightDetector\n"
-    )
-    job = Made(folder, model="level.bright")
+    entries = "broken = nowhere:Detector\nbright = camtrap_bright:BrightDetector"
+    beside("camtrap_bright", _PACKAGE, "camtrap_batch.detectors", entries)
+    job = Made(folder, model="level.bright")  # the broken one is in nobody's way
 
     def detect(level: str) -> subprocess.CompletedProcess[str]:
         (folder / "level.bright").write_text(level)
-        main = "from camtrap_batch.cli import main; sys.exit(main())"
-        script = f"import sys; sys.path.append(sys.argv.pop(1)); {main}"
-        command = [sys.executable, "-c", script, str(site), "detect", str(job.file), "--cluster", "inline"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return camtrap("detect", job.file, "--cluster", "inline")
 
     done = detect("bright")
     assert done.returncode == 2

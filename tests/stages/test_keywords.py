@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 import yaml
 from support_keywords import photo, xmp
+from support_runs import InlineJob
 
-import camtrap_batch
-from camtrap_batch.engine.base import GivenExecutor
-from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.job import Job
-from camtrap_batch.pipeline.context import Context
-from camtrap_batch.pipeline.order import run_one
-from camtrap_batch.pipeline.stage import StageResult
-from camtrap_batch.store.run import Run
 
 PHOTOS = {
     "A/1.jpg": photo(xmp(["Vulpes vulpes"], ["Species|Vulpes vulpes", "Count|2"]), shade=1),
@@ -33,24 +26,16 @@ PHOTOS = {
 }
 
 
-class Made:
+class Made(InlineJob):
     def __init__(self, folder: Path, label: dict[str, Any], **sections: Any) -> None:
-        self.file = folder / "job.yaml"
         for name, data in PHOTOS.items():
             (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / "images" / name).write_bytes(data)
         self.dataset = {"format": "folder", "images": "images", "location": {"level": 0}, "label": label}
-        content = {"name": "run", "output": ".", "dataset": self.dataset, **sections}
-        self.file.write_text(yaml.safe_dump(content))
-
-    def do(self, *stages: str, dry_run: bool = False) -> StageResult:
-        job = Job.load(self.file)
-        for stage in stages:
-            result = run_one(Context(job, Run(job), GivenExecutor(InlineExecutor()), dry_run=dry_run), stage)
-        return result
+        super().__init__(folder, dataset=self.dataset, **sections)
 
     def labels(self) -> dict[str, list[tuple[str, int | None]]]:
-        rows = camtrap_batch.open_run(self.file).table("catalog").to_table().to_pylist()
+        rows = self.rows("catalog")
         return {row["file_name"]: [(each["name"], each["count"]) for each in row["labels"]] for row in rows}
 
 
@@ -69,7 +54,7 @@ def test_keywords_below_another(tmp_path: Path) -> None:
     assert "3 images without an annotation" in notes
     assert "1 image whose keywords have a count and not one species: it is left out" in notes
     assert any("'vulpes vulpes'" in note and "several ways" in note for note in notes)
-    snapshot = camtrap_batch.open_run(job.file).snapshot("catalog")
+    snapshot = job.run.snapshot("catalog")
     assert snapshot.meta["categories"] == [[0, "empty"], [1, "Meles meles"], [2, "Vulpes vulpes"]]
     assert job.do("catalog").shards_run == 0
 

@@ -420,12 +420,15 @@ def test_a_whole_job_without_torch(tmp_path: Path) -> None:
     assert "zebra" in (tmp_path / "list.csv").read_text()
 
 
-def package(folder: Path) -> Path:
-    """A Camtrap DP package, observed by people and by a machine, and a job without a model."""
+def package(folder: Path, further: int = 0) -> Path:
+    """A Camtrap DP package, observed by people and by a machine, and a job without a model.
+
+    `further`: images of lions and impalas that people observed.
+    """
     (folder / "media").mkdir(parents=True)
     random = np.random.default_rng(1)
     media, seen = ["mediaID,deploymentID,timestamp,filePath"], []
-    for number in range(6):
+    for number in range(6 + further):
         picture = Image.fromarray(random.integers(0, 255, (48, 64, 3), np.uint8))
         picture.save(folder / "media" / f"{number}.jpg")
         media.append(f"m{number},A,2024-05-01T{8 + number:02}:00:00Z,media/{number}.jpg")
@@ -438,6 +441,10 @@ def package(folder: Path) -> Path:
         f"o3,A,m2,e2,,,media,animal,zebra,1,{machine}0.9",  # of an event that people observed
         f"o4,A,m3,e3,,,media,animal,zebra,1,{machine}0.1",
         f"o5,A,m4,e4,,,media,blank,,,{machine}0.99",
+        *(
+            f"o{number},A,m{number},e{number},,,media,animal,{('lion', 'impala')[number % 2]},1,{people}"
+            for number in range(6, 6 + further)
+        ),
     ]
     head = (
         "observationID,deploymentID,mediaID,eventID,eventStart,eventEnd,observationLevel,observationType,"
@@ -498,13 +505,20 @@ def test_asked_for_people_alone_a_machine_has_no_say(tmp_path: Path) -> None:
     assert {label for (label,) in rows(job, "events", "label")} == {"lion", "impala"}
 
 
+def job_of_table(folder: Path, text: str) -> Path:
+    """A job file for images that a .csv lists."""
+    (folder / "images").mkdir()
+    (folder / "images" / "a.jpg").write_bytes(b"")
+    (folder / "table.csv").write_text(text)
+    dataset = {"format": "csv", "metadata": "table.csv", "images": "images"}
+    (job := folder / "job.yaml").write_text(
+        yaml.safe_dump({"name": "run", "output": ".", "dataset": dataset})
+    )
+    return job
+
+
 def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_bytes(b"")
-    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,leer\nb.jpg,fox\n")
-    dataset = {"format": "csv", "metadata": str(tmp_path / "table.csv"), "images": str(tmp_path / "images")}
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    job = job_of_table(tmp_path, "file_name,species\na.jpg,leer\nb.jpg,fox\n")
     line = (
         "none of the labels (fox, leer) is taken to mean that there is no animal; if one does, name it in "
         "select.empty.class"
@@ -520,12 +534,7 @@ def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
 
 def test_the_catalog_asks_about_usual_words_for_empty(tmp_path: Path) -> None:
     """They stay what they were in jobs that there are, and it takes one key to say otherwise."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_bytes(b"")
-    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,blank\nb.jpg,fox\nc.jpg,empty\n")
-    dataset = {"format": "csv", "metadata": str(tmp_path / "table.csv"), "images": str(tmp_path / "images")}
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    job = job_of_table(tmp_path, "file_name,species\na.jpg,blank\nb.jpg,fox\nc.jpg,empty\n")
     line = "the label 'blank' counts as an animal; if it means that there is none: "
     line += "dataset.label: {empty: [blank]}"
     assert line in run_on_driver(job, "catalog").notes
@@ -533,15 +542,9 @@ def test_the_catalog_asks_about_usual_words_for_empty(tmp_path: Path) -> None:
     assert line not in run_on_driver(job, "catalog", "select.empty.class=blank").notes
     found = rows(job, "catalog", "file_name", "labels")
     assert {label["name"] for _, labels in found for label in labels} == {"blank", "fox", "empty"}
-    job.write_text(
-        yaml.safe_dump(
-            {
-                "name": "run",
-                "output": str(tmp_path),
-                "dataset": dataset | {"label": {"empty": ["blank"]}},
-            }
-        )
-    )
+    content = yaml.safe_load(job.read_text())
+    content["dataset"]["label"] = {"empty": ["blank"]}
+    job.write_text(yaml.safe_dump(content))
     assert not any("counts as an animal" in note for note in run_on_driver(job, "catalog").notes)
     found = rows(job, "catalog", "file_name", "labels")
     assert {label["category_id"] for file, labels in found for label in labels if file != "b.jpg"} == {0}
@@ -564,3 +567,23 @@ def test_the_catalog_says_where_the_category_0_is_an_animal(tmp_path: Path) -> N
     content["categories"][0] = {"id": 0, "name": "Blank"}
     (tmp_path / "cct.json").write_text(json.dumps(content))
     assert not any("category 0" in note for note in run_on_driver(job, "catalog").notes)
+
+
+def test_what_a_machine_observed_is_not_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = package(tmp_path / "dp", further=10)
+    learn = ["--set", "infer.model=latest", "--set", "select.classes=[lion, impala]", "--set",
+             "select.split={by: random, valid: 0.5}"]  # fmt: skip
+    for stage in ("catalog", "validate", "select"):
+        assert main([stage, str(job), "--cluster", "inline", *(learn if stage == "select" else ())]) == 0
+    told = capsys.readouterr()
+    assert "3 images with the label of a machine alone: left out" in told.out + told.err
+    assert rows(job, "selection", "image_id", "label", "reason")[:6] == [
+        ("m0", "lion", "kept"),
+        ("m1", None, "labelled by a machine alone"),
+        ("m2", "impala", "kept"),
+        ("m3", None, "labelled by a machine alone"),
+        ("m4", None, "labelled by a machine alone"),
+        ("m5", None, "no annotation"),
+    ]

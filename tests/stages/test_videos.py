@@ -16,7 +16,6 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-import yaml
 from megadetector.postprocessing.validate_batch_results import (
     ValidateBatchResultsOptions,
     validate_batch_results,
@@ -24,23 +23,17 @@ from megadetector.postprocessing.validate_batch_results import (
 from PIL import Image
 from support_exports import export, images_of
 from support_onnx import spot_detector
-from support_runs import predict
+from support_runs import InlineJob, predict
 from support_video import make_video, shade
 
-import camtrap_batch
-from camtrap_batch.engine.base import GivenExecutor
-from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.errors import InputError, MissingExtra
 from camtrap_batch.images import video_frames
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
-from camtrap_batch.pipeline.context import Context
+from camtrap_batch.monitor.display import Silent
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.order import run_one
-from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages import validate
 from camtrap_batch.stages.catalog import videos
-from camtrap_batch.store.run import Run
 
 START = dt.datetime(2021, 4, 11, 20, 43, 9)
 PHOTO = dt.datetime(2023, 5, 6, 7, 8, 9)
@@ -70,14 +63,11 @@ def files() -> dict[str, bytes]:
     }
 
 
-class Made:
+class Made(InlineJob):
     """A job on a folder of cameras."""
 
     def __init__(self, folder: Path, images: str = "images", **sections: Any) -> None:
-        self.file = folder / "job.yaml"
-        self.content: dict[str, Any] = {
-            "name": "run",
-            "output": ".",
+        content: dict[str, Any] = {
             "dataset": {
                 "format": "folder",
                 "images": images,
@@ -85,27 +75,8 @@ class Made:
                 "video": {"every_s": 2, "most_frames": 4},
             },
             "validate": {"thumbnails": 64},
-            **sections,
         }
-        self.write()
-
-    def write(self) -> None:
-        self.file.write_text(yaml.safe_dump(self.content))
-
-    def do(self, *stages: str, dry_run: bool = False) -> StageResult:
-        job = Job.load(self.file)
-        for stage in stages:
-            context = Context(job, Run(job), GivenExecutor(InlineExecutor()), dry_run=dry_run)
-            result = run_one(context, stage)
-        return result
-
-    @property
-    def run(self) -> Run:
-        return camtrap_batch.open_run(self.file)
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.run.table(table).to_table().to_pylist()
-        return rows
+        super().__init__(folder, **(content | sections))
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> None:
@@ -220,7 +191,7 @@ def test_a_date_without_a_time(tmp_path: Path, given: str, taken: list[dt.dateti
     (tmp_path / "images.csv").write_text(f"file_name,datetime\na/1.mp4,{given}\n")
     job = Made(tmp_path)
     job.content["dataset"] |= {"format": "csv", "metadata": "images.csv"}
-    job.write()
+    job.set()
     job.do("catalog", "validate")
     is_timed = taken[0] == START
     for row, moment in zip(frames_of(job.rows("manifest"))["a/1.mp4"], taken, strict=True):
@@ -285,6 +256,12 @@ def test_nothing_is_asked_or_read_twice(job: Made, monkeypatch: pytest.MonkeyPat
         "judge_video_frames",
         lambda root, names, *a, **k: read.extend(names) or judge_frames(root, names, *a, **k),
     )
+    units: dict[str, str] = {}
+    monkeypatch.setattr(
+        Silent,
+        "begin",
+        lambda self, stage, rows, done, counts, unit="images": units.update({stage: unit}),
+    )
     # A shorter video, and a new photo.
     images = job.file.parent / "images"
     (images / "a" / "1.mp4").write_bytes(make_video(seconds=3))
@@ -293,6 +270,7 @@ def test_nothing_is_asked_or_read_twice(job: Made, monkeypatch: pytest.MonkeyPat
     before = {row["image_id"]: row for row in job.rows("manifest")}
     job.do("catalog", "validate")
     assert Counter(read) == {"a/1.mp4": 3, "d/new.jpg": 1}
+    assert units == {"videos": "videos", "validate": "images"}
     after = {row["image_id"]: row for row in job.rows("manifest")}
     assert set(before) - set(after) == {"a/1.mp4#t=4", "a/1.mp4#t=6"}
     assert after["b/IMG_0002.AVI#t=2"]["sha256"] == before["b/IMG_0002.AVI#t=2"]["sha256"]
@@ -302,7 +280,7 @@ def test_videos_are_taken_up_and_left_again(job: Made, monkeypatch: pytest.Monke
     """Without the key a video is a row; what was read of other files is not read again."""
     before = job.rows("manifest")
     video = job.content["dataset"].pop("video")
-    job.write()
+    job.set()
     job.do("catalog", "validate")
     rows = job.rows("manifest")
     assert Counter(row["status"] for row in rows) == {"video": 5, "ok": 2}
@@ -310,7 +288,7 @@ def test_videos_are_taken_up_and_left_again(job: Made, monkeypatch: pytest.Monke
     assert frames_of(rows) == {}
     assert {row["image_id"] for row in rows} == {row["file_name"] for row in before}
     job.content["dataset"]["video"] = video
-    job.write()
+    job.set()
     monkeypatch.setattr(validate, "judge_files", None)
     job.do("catalog", "validate")
     again = job.rows("manifest")
@@ -345,7 +323,7 @@ def test_another_data_set_is_refused_before_its_videos_are_asked(
 ) -> None:
     lay(job.file.parent / "other", {"x/9.mp4": make_video(seconds=1)})
     job.content["dataset"]["images"] = "other/images"
-    job.write()
+    job.set()
     monkeypatch.setattr(videos, "probe_videos", None)
     before = job.run.snapshot("videos").number
     with pytest.raises(InputError, match="holds another data set"):
@@ -419,7 +397,7 @@ def test_labels_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     )
     job = Made(tmp_path, select={"split": {"valid": 0.25, "test": 0.25}})
     job.content["dataset"]["label"] = {"level": 1}
-    job.write()
+    job.set()
     job.do("catalog", "validate", "select")
     for row in job.rows("catalog"):
         assert [label["name"] for label in row["labels"]] == [row["file_name"].split("/")[1]]
@@ -470,7 +448,7 @@ def test_results_of_videos_come_in(job: Made) -> None:
     ]
     (job.file.parent / "md.json").write_text(results(*entries))
     job.content["detect"] = {"results": "md.json"}
-    job.write()
+    job.set()
     job.do("detect")
     found = {row["image_id"]: (row["status"], row["n_boxes"]) for row in job.rows("detected")}
     assert found == {
@@ -508,7 +486,7 @@ def test_frames_go_out_as_one_video(job: Made, tmp_path: Path) -> None:
     assert "frame_rate" not in entries["b/IMG_0001.JPG"]
     # And in again: each frame has its own box.
     job.content["detect"] = {"results": str(path)}
-    job.write()
+    job.set()
     job.do("detect")
     found = {row["image_id"]: (row["status"], row["n_boxes"]) for row in job.rows("detected")}
     for name in ids:

@@ -121,3 +121,21 @@ def test_vegetation(tmp_path: Path) -> None:
     assert check.detail.startswith("more than 100 empty images on 1 of 1 days, at most 101")
     empty[3] = False
     assert check_deployments(deployments, photos, empty) == []
+
+
+def test_photos_of_an_hour_that_clocks_were_put_back_are_in_their_deployment() -> None:
+    minutes = pa.array([120, 60, 60], pa.int32())
+    photos = images(2.9, 2.1, 2.95, utc_offset_minutes=minutes)
+    deployments, _ = make_deployments(photos, None)
+    assert deployments["n_images"].to_pylist() == [3]
+    assert check_deployments(deployments, photos) == []
+
+
+def test_silence_by_the_time_that_passed(tmp_path: Path) -> None:
+    """An hour that clocks were put back passed, too."""
+    periods = cameras(tmp_path, "A,0,0,2021-03-01 00:00,2021-04-01 00:00")
+    hours = (0, 21 * 24 - 0.5, 30 * 24)
+    assert found(images(*hours), periods) == []
+    offsets = pa.array([120, 60, 60], pa.int32())
+    [check] = found(images(*hours, utc_offset_minutes=offsets), periods)
+    assert (check.kind, check.detail[:20]) == ("silence", "no image for 21 days")

@@ -52,6 +52,28 @@ def days(table: pa.Table, counting: Any = "station") -> dict[str, float]:
     return dict(zip(effort["location"].to_pylist(), effort["days"].to_pylist(), strict=True))
 
 
+def test_photos_of_an_hour_that_clocks_were_put_back() -> None:
+    """A deployment of photos begins with the first that was taken, and counts them all."""
+    summer, winter = (None, 120), (None, 60)
+    table, _ = make_deployments(
+        photos(("A", "2021-10-31T02:59:58", *summer), ("A", "2021-10-31T02:00:01", *winter))
+    )
+    [row] = table.to_pylist()
+    assert (row["start"].isoformat(), row["end"].isoformat()) == (
+        "2021-10-31T02:59:58",
+        "2021-10-31T02:00:01",
+    )
+    assert (row["n_images"], row["days"]) == (2, 1)
+
+
+def test_21_days_of_silence_are_those_that_passed() -> None:
+    """Clocks that were put back show half an hour less than 21 days for what was half an hour more."""
+    table, _ = make_deployments(
+        photos(("A", "2021-10-20T12:00:00", None, 120), ("A", "2021-11-10T11:30:00", None, 60))
+    )
+    assert table.num_rows == 2
+
+
 def test_camtrapr_sample_stations(tmp_path: Path) -> None:
     """camtrapR's `data(camtraps)`: setup and retrieval count half a day each, and so do an outage's ends.
 
@@ -373,6 +395,16 @@ def test_a_start_that_can_not_be_read_is_not_known_and_is_said(tmp_path: Path) -
         cameras(tmp_path, "A,0,0,soon,", "B,0,0,later,", "C,0,0,2021-03-01,", notes=Counter())
     with pytest.raises(InputError, match=r"outages\.csv:2: start: 'soon' should be a date such as 2022"):
         outages(tmp_path, "A,soon,2021-03-10", "B,2021-03-01,2021-03-02")
+
+
+def test_deployments_as_wildlife_insights_and_trapper_name_them(tmp_path: Path) -> None:
+    periods = cameras(
+        tmp_path,
+        "p,D1,12.5,-3.5,2021-03-12 08:00:00,2021-03-22 08:00:00",
+        header="project_id,deployment_id,longitude,latitude,start_date,end_date",
+    )
+    table, _ = make_deployments(photos(("D1", "2021-03-13T12:00:00")), periods)
+    assert days(table) == {"D1": 10}
 
 
 def test_deployments_as_a_spreadsheet_dates_them(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import itertools
 import json
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -429,48 +428,32 @@ class Lines(FileTarget):
 """
 
 
-@pytest.fixture
-def camtrap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command, with a package beside ours that adds a target."""
-    (site := tmp_path / "site").mkdir()
-    (site / "camtrap_lines.py").write_text(_MODULE)
-    (info := site / "camtrap_lines-1.0.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-lines\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[camtrap_batch.targets]\n.jsonl = camtrap_lines:Lines\n")
-
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        script = (
-            "import sys; sys.path.append(sys.argv.pop(1));"
-            "from camtrap_batch.cli import main; sys.exit(main())"
-        )
-        return subprocess.run(
-            [sys.executable, "-c", script, str(site), *options], capture_output=True, text=True, check=False
-        )
-
-    return run
-
-
 def test_a_target_of_another_package(
-    tmp_path: Path, camtrap: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path,
+    beside: Callable[..., None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
+    entries = ".a = nowhere:Target\n.jsonl = camtrap_lines:Lines"
+    beside("camtrap_lines", _MODULE, "camtrap_batch.targets", entries)
     job = write_run(tmp_path, [{"image_id": f"i{n}", "location": "C"} for n in range(3)])
     predict(job, {f"i{n}": {"lion": 0.9} for n in range(3)})
     run_on_driver(job, "merge")
     settings = ["--set", "publish.target=map.jsonl", "--set", "publish.spaces=2"]
-    done = camtrap("publish", str(job), *settings)
+    done = camtrap("publish", job, *settings)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "map.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines if line["layer"] == "photos"] == ["i0", "i1", "i2"]
-    again = camtrap("publish", str(job), *settings)
+    again = camtrap("publish", job, *settings)
     assert "nothing to do" in again.stderr, again
 
-    wrong = camtrap("publish", str(job), "--set", "publish.target=map.shp")
+    wrong = camtrap("publish", job, "--set", "publish.target=map.shp")
     assert wrong.returncode == 2
     assert "'map.shp': should be" in wrong.stderr
     assert "a file name that ends in .gpkg" in wrong.stderr
     assert "a file name that ends in .jsonl" in wrong.stderr
-    wrong = camtrap("publish", str(job), "--set", "publish.spaces=2")
+    assert "'.a' (nowhere:Target) can't be loaded" in wrong.stderr, "a broken package is in nobody's way"
+    wrong = camtrap("publish", job, "--set", "publish.spaces=2")
     assert "spaces is for `target: .jsonl`; here it is locations.gpkg" in wrong.stderr
-    wrong = camtrap("publish", str(job), "--set", "publish.target=m.jsonl", "--set", "publish.spices=2")
+    wrong = camtrap("publish", job, "--set", "publish.target=m.jsonl", "--set", "publish.spices=2")
     assert "did you mean 'spaces'" in wrong.stderr
     assert "publish.spaces" in camtrap("publish", "--help").stdout

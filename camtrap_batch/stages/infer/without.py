@@ -122,9 +122,9 @@ def _observed(run: Run, catalog: Snapshot, usable: pa.ChunkedArray) -> pa.Table 
 def _by_metadata(rows: pa.Table, observed: pa.Table, manifest: int, boxes: Boxes | None) -> pa.Table:
     """A machine's observations as predictions; one that does not say how sure it is, is taken to be."""
     n = rows.num_rows
-    place = np.full(n, -1)
-    place[observed["row"].to_numpy()] = np.arange(observed.num_rows)
-    take = pa.array(place, mask=place < 0)
+    observation = np.full(n, -1)
+    observation[observed["row"].to_numpy()] = np.arange(observed.num_rows)
+    take = pa.array(observation, mask=observation < 0)
     p = one_chunk(pc.fill_null(observed["label_p"], 1.0))
     told = zip(observed["names"].to_pylist(), p.to_pylist(), strict=True)
     tops = [[{"label": name, "p": sure} for name in names[:_MOST_NAMED]] for names, sure in told]
@@ -132,7 +132,7 @@ def _by_metadata(rows: pa.Table, observed: pa.Table, manifest: int, boxes: Boxes
         "label": pa.array([top[0]["label"] for top in tops], pa.string()).take(take),
         "confidence": p.take(take),
         "top5": pa.array(tops, PREDICTIONS.field("top5").type).take(take),
-        "source": pc.if_else(pa.array(place < 0), pa.scalar(None, pa.string()), "metadata"),
+        "source": pc.if_else(pa.array(observation < 0), pa.scalar(None, pa.string()), "metadata"),
         "status": pa.repeat("ok", n),
         "n_boxes": pa.nulls(n, pa.int32()) if boxes is None else boxes.count(),
     }

@@ -216,10 +216,10 @@ def _judge(truth: Ints, said: Ints, names: list[str], location: Ints) -> list[Ro
     rows.append(row("balanced_accuracy", None, recall.mean(), len(truth), intervals["balanced_accuracy"]))
     f1 = figures["f1"][0][seen]
     rows.append(row("macro_f1", None, f1.mean(), len(truth), intervals["macro_f1"]))
-    for place, name in enumerate(names):
+    for number, name in enumerate(names):
         for figure, (values, of) in figures.items():
             between = intervals["per_class"][name][figure]
-            rows.append(row(figure, name, float(values[place]), of[place], between))
+            rows.append(row(figure, name, float(values[number]), of[number], between))
     return rows
 
 

@@ -98,7 +98,7 @@ def find_in_deployments(
 
     Whether an image is empty is taken from its annotation: what the machine says is not known yet.
     """
-    columns = ["image_id", "file_name", "deployment", "status", "utc_offset_minutes", *DEPLOYMENT_COLUMNS]
+    columns = ["image_id", "file_name", "deployment", "status", *DEPLOYMENT_COLUMNS]
     images = open_table(run.folder, manifest).to_table(columns=columns)
     is_usable = pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE))
     labels = open_table(run.folder, catalog).to_table(columns=["labels"])["labels"]

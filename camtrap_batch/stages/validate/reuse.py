@@ -78,11 +78,11 @@ def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
     if FILE not in rows.column_names:
         return {}
     wanted: dict[str, list[tuple[int, int]]] = {}
-    for row, (file, place) in enumerate(zip(rows[FILE].to_pylist(), rows[ROW].to_pylist(), strict=True)):
+    for row, (file, at) in enumerate(zip(rows[FILE].to_pylist(), rows[ROW].to_pylist(), strict=True)):
         if file is not None:
-            wanted.setdefault(file, []).append((row, place))
+            wanted.setdefault(file, []).append((row, at))
     found: dict[int, Verdict] = {}
-    for file, _ in Counter({file: len(places) for file, places in wanted.items()}).most_common(_MOST_FILES):
+    for file, _ in Counter({file: len(each) for file, each in wanted.items()}).most_common(_MOST_FILES):
         try:
             found |= _read_verdicts(folder, file, wanted[file])
         except (Damaged, FileNotFoundError):  # the images are read again
@@ -94,18 +94,18 @@ def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> 
     columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row", "datetime_source", "utc_offset_minutes"]
     table = read_file(folder, file)  # which lacks some columns, if an earlier version wrote it
     table = table.select([name for name in columns if name in table.column_names])
-    records = table.take([place for _, place in wanted]).to_pylist()
+    records = table.take([at for _, at in wanted]).to_pylist()
     thumbnail_files = {record["thumbnail_file"] for record in records} - {None}
     thumbnails = {name: read_file(folder, name, _OF_THUMBNAIL) for name in thumbnail_files}
     verdicts = {}
     for (row, _), record in zip(wanted, records, strict=True):
-        name, place = record.pop("thumbnail_file"), record.pop("thumbnail_row")
+        name, at = record.pop("thumbnail_file"), record.pop("thumbnail_row")
         source, offset = record.pop("datetime_source"), record.pop("utc_offset_minutes")
         record["exif_offset_minutes"] = offset if source == "exif" else None
-        verdicts[row] = Verdict(**record, thumbnail=_thumbnail(thumbnails[name], place) if name else None)
+        verdicts[row] = Verdict(**record, thumbnail=_thumbnail(thumbnails[name], at) if name else None)
     return verdicts
 
 
-def _thumbnail(table: pa.Table, place: int) -> Thumbnail:
-    record: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
+def _thumbnail(table: pa.Table, at: int) -> Thumbnail:
+    record: dict[str, Any] = table.slice(at, 1).to_pylist()[0]
     return Thumbnail(**record)
