@@ -188,6 +188,7 @@ def ask_workers(
     payload: Callable[[Shard], Any],
     *,
     need: Callable[[], engine.Need],
+    unit: str = "images",
 ) -> list[Receipt]:
     """Do the shards of a plan that writes no table; what they found is in their receipts, in row order.
 
@@ -199,7 +200,7 @@ def ask_workers(
     if todo := unsettled(plan.shards, receipts):
         context.begin_writing()
         plan.freeze(run.folder)
-        _begin(context, plan, receipts, todo, None)
+        _begin(context, plan, receipts, todo, None, unit)
         outcome = _shown(context, plan, todo, work, payload, need())
     return _all_done(run, plan, receipts | outcome.receipts, outcome)
 

@@ -76,7 +76,9 @@ def test_overlap() -> None:
 @given(st.integers(0, 1000), st.sampled_from([0.7, 0.9]))
 def test_a_part_of_the_boxes_is_matched_as_all_were(seed: int, iou: float) -> None:
     camera, frame, boxes, _ = scene(60, seed)
-    boxes[60:120:3] = boxes[60] + np.float32([0.01, 0, 0, 0]) * np.arange(20, dtype=np.float32)[:, None] / 10
+    # Two more that overlap each other, for which the first one counts.
+    for start, x in ((60, 0.1), (61, 0.112)):
+        boxes[start:120:3] = np.float32([x, 0.1, 0.2, 0.2]) + np.float32([0.0005, 0, 0, 0]) * (seed % 7)
     found, spots = find_spots(camera, frame, boxes, iou=iou, min_frames=8)
     assert found.max() >= 1
     some = np.random.default_rng(seed).permutation(len(boxes))[: len(boxes) // 2]

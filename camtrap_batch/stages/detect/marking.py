@@ -67,6 +67,7 @@ def mark_on_workers(context: Context, settings: Detect, detected: Snapshot) -> l
         FindSpots(run.folder, (plan.stage, plan.id), settings),
         lambda shard: boxes.payload(of_cameras[shard.id]),
         need=need,
+        unit="boxes",
     )
     repeats = Repeats.joined(Repeats.from_meta(receipt.result["about"]) for receipt in receipts)
     spots: dict[str, list[list[float]]] = {}  # in the order of their numbers
@@ -96,6 +97,7 @@ def mark_on_workers(context: Context, settings: Detect, detected: Snapshot) -> l
         ["detections"],
         need="CPU" if current is not None and current.plan_id == plan.id else need(),
         finish=lambda plan, receipts: Done(plan, receipts, meta),
+        unit="boxes",
     )
     return repeats.notes() if result.shards_run else []
 
