@@ -193,7 +193,7 @@ def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
         elif not content.is_service_name_available(title, "featureService"):
             raise InputError(
                 f"a service named {title} already exists, but is not among your items; give the URLs of "
-                "its layers in publish.cameras, publish.events and publish.photos, or name the job otherwise"
+                "its layers in publish.cameras, publish.events and publish.photos, or rename the job"
             )
         else:
             url = _make(content, title, job)
