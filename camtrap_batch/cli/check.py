@@ -7,7 +7,7 @@ import hashlib
 import threading
 
 from camtrap_batch.cli.options import Commands, job_argument
-from camtrap_batch.errors import InputError, UserError
+from camtrap_batch.errors import InputError, TargetUnreachable, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.check import Fault
 from camtrap_batch.store.folder import Folder
@@ -73,18 +73,21 @@ def _verdict(faults: int) -> str:
 
 
 def _target_faults(run: Run) -> list[Fault]:
-    """What is wrong with a target file in the run folder."""
-    from camtrap_batch.targets.base import target_of
+    """What is wrong with target files in the run folder."""
+    from camtrap_batch.targets.base import targets_of
     from camtrap_batch.targets.files import FileTarget
 
     try:
-        target = target_of(run)
-    except UserError:  # `publish` reports it
-        return []
-    if not isinstance(target, FileTarget) or not target.in_run or target.bucket is not None:
+        targets: list[object] = [target for _, target in targets_of(run)]
+    except (UserError, TargetUnreachable):  # `publish` reports it
         return []
     then = "remove it, or copy it there again: publish makes a new one, without what others put into it"
-    return [Fault(file.name, what, then) for file, what in target.faults().items()]
+    return [
+        Fault(file.name, what, then)
+        for target in targets
+        if isinstance(target, FileTarget) and target.in_run and target.bucket is None
+        for file, what in target.faults().items()
+    ]
 
 
 def _figure_faults(model: Folder) -> dict[str, str]:
