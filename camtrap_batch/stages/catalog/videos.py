@@ -125,6 +125,7 @@ class ProbeShard(AskShard):
     most_frames: int
     part: ClassVar[Part] = PART
     shard_size: ClassVar[int] = 200
+    unit: ClassVar[str] = "videos"
 
     @property
     def settings(self) -> list[Any]:
