@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from camtrap_batch.cli import main
 from camtrap_batch.job import Job
@@ -186,6 +187,17 @@ def test_a_table_is_not_written_over_an_input(job: Path, capsys: pytest.CaptureF
     (job.parent / "folder.csv").mkdir()
     assert "is a folder" in refused(capsys, *table, str(job.parent / "folder.csv"))
     assert cameras.read_text() == "location,lat,lon\n1,0,0\n"
+
+
+def test_pictures_in_a_table_are_said_to_show_people(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 48)).save(job.parent / "images" / "a.jpg")
+    for stage in ("catalog", "validate"):
+        assert main([stage, str(job), "--cluster", "inline", "--quiet"]) == 0
+    out = str(job.parent / "pictures.parquet")
+    assert main(["table", str(job), "thumbnails", "--out", out]) == 0
+    assert "people are not blurred" in capsys.readouterr().out
+    assert main(["table", str(job), "thumbnails", "--out", out, "--set", "report.people=show"]) == 0
+    assert "blurred" not in capsys.readouterr().out
 
 
 def test_cameras_of_another_data_set_are_refused(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

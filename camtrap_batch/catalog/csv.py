@@ -15,7 +15,7 @@ from camtrap_batch.catalog.labels import label_key, one_name_each, several_in_on
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
-from camtrap_batch.catalog.tabular import GivenTable, Names, column_name, number, read_table
+from camtrap_batch.catalog.tabular import NO, YES, GivenTable, Names, column_name, number, read_table
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Label, WithLabel
@@ -86,10 +86,6 @@ _OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "
 _NUMBERS = dict(
     zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True)  # noqa: SIM905
 )
-_YES = frozenset(
-    {"1", "true", "t", "yes", "y", "x", "ja", "oui", "si", "sí", "sim", "wahr", "vrai", "verdadero"}
-)
-_NO = frozenset({"0", "false", "f", "no", "n", "nein", "non", "não", "nee", "nej", "falsch", "faux", "falso"})
 _FILES = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
 _MOSTLY = 0.9  # fraction of a column's values that must fit for it to be taken for what its name says
 _EPITHET = re.compile(r"[a-z][a-z-]+(?: [a-z][a-z-]+)?")
@@ -367,7 +363,7 @@ def _may_be(what: str, column: Cells) -> bool:
     if what == "count":
         return sum(_count(cell) is not None for cell in given) > _MOSTLY * len(given)
     if what == "is_empty":
-        return bool(given) and all(cell.casefold() in _YES | _NO for cell in given)
+        return bool(given) and all(cell.casefold() in YES | NO for cell in given)
     return bool(given)
 
 
@@ -401,9 +397,9 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()
-            if said and said not in _YES | _NO:
+            if said and said not in YES | NO:
                 raise InputError(f"{table.at(row)}: {flag}: {cell!r} should be yes or no")
-            if said in _YES:
+            if said in YES:
                 labels[row] = EMPTY
     return labels
 

@@ -55,7 +55,7 @@ _DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}
 _BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
 _CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
 _TOPS = frozenset({"species", "taxon", "taxa", "animal", "animals", "art", "arten", "espèce", "especie"})
-_NO_SPECIES = frozenset({"animal", *PEOPLE, "mensch", "personne", "persona", "pessoa", "fahrzeug"})
+_NO_SPECIES = frozenset({"animal", *PEOPLE})
 _NOTHING_BUT_NAMES = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+){0,3}")
 
 

@@ -26,12 +26,13 @@ import fsspec
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import plain, redacted
-from camtrap_batch.vocabulary import counted
+from camtrap_batch.vocabulary import MISSING, counted
 
-MISSING = frozenset(
-    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
+YES = frozenset(
+    {"1", "true", "t", "yes", "y", "x", "ja", "oui", "si", "sí", "sim", "wahr", "vrai", "verdadero"}
 )
-"""What spreadsheets, R and Python put into a cell that has no value."""
+NO = frozenset({"0", "false", "f", "no", "n", "nein", "non", "não", "nee", "nej", "falsch", "faux", "falso"})
+"""What people write, in lower case, into a column of yes and no."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LOOKED_AT = 50  # number of records examined to find the delimiter

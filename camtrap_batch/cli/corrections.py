@@ -52,7 +52,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(job)
     known, empty = _labels(run)
     out = None if options.unmatched is None else check_file(options.unmatched, job, (".csv",))
-    read = [(Path(name), *read_given(Path(name))) for name in options.files]
+    read = [(Path(name), *read_given(Path(name), order=job.dataset.dates)) for name in options.files]
     recorded = 0
     unmatched: list[Given] = []
     for path, kind, rows in read:

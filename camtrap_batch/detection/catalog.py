@@ -26,7 +26,6 @@ from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import plural
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
-_VEHICLES = ("vehicle", "car", "truck", "motorcycle", "bicycle")
 _OUTSIDE = 0.02  # as in results files
 _FIRST_ON_SIDE = 5  # EXIF orientations from this one on exchange width and height
 
@@ -184,7 +183,5 @@ def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArr
 
 def _category(*names: str) -> int:
     """Index in `CATEGORIES` of what a box shows."""
-    words = [name.strip().casefold() for name in names]
-    if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
-        return 1
-    return 2 if any(word in _VEHICLES for word in words) else 0
+    shown = {meaning(name) for name in names}
+    return 1 if PERSON in shown else 2 if VEHICLE in shown else 0

@@ -121,6 +121,7 @@ def do_on_workers(
     need: engine.Need,
     finish: Callable[[Plan, list[Receipt]], Done] = Done,
     locations: pa.ChunkedArray | None = None,
+    unit: str = "images",
 ) -> StageResult:
     """Do the shards of a plan on workers, and commit when all are done.
 
@@ -131,6 +132,7 @@ def do_on_workers(
     finish : given the receipts, in row order, says what to commit, and with what meta; if it raises, nothing
         is committed
     locations : location of each row of the plan, to count the cameras that are done
+    unit : what the rows are, for people
 
     Raises
     ------
@@ -155,7 +157,7 @@ def do_on_workers(
     outcome = engine.Outcome()
     with ExitStack() as record:
         if todo:
-            _begin(context, plan, receipts, todo, locations)
+            _begin(context, plan, receipts, todo, locations, unit)
             executor = context.executor()
             work_is_done = record.enter_context(executor.report(run, plan, context.stop))
             try:
@@ -218,6 +220,7 @@ def _begin(
     receipts: Mapping[str, Receipt],
     todo: Sequence[Shard],
     locations: pa.ChunkedArray | None,
+    unit: str,
 ) -> None:
     """Tell observers what is to be done, and how much of it was done before."""
     context.executor()  # this says where to look
@@ -237,7 +240,7 @@ def _begin(
         cameras_done=cameras_done,
     )
     rows_left = sum(shard.rows for shard in todo)
-    context.display.begin(plan.stage, plan.rows, plan.rows - rows_left, dict(counts))
+    context.display.begin(plan.stage, plan.rows, plan.rows - rows_left, dict(counts), unit)
 
 
 def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: engine.Outcome) -> list[Receipt]:

@@ -31,7 +31,7 @@ from camtrap_batch.detection.people import (
 )
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.taxonomy import Taxonomy, taxonomy_of
-from camtrap_batch.review.matching import PERSON, plain, spell
+from camtrap_batch.review.matching import PERSON, spell
 from camtrap_batch.review.order import Evidence
 from camtrap_batch.review.rows import RunRows
 from camtrap_batch.review.sample import Draw, bring_draw, find_rows
@@ -213,7 +213,7 @@ class Items:
     @cached_property
     def person(self) -> str:
         """The label that means: a person; the data set's own word, if it has one."""
-        return spell(PERSON, {plain(label): label for label in self.labels}, self.empty)
+        return spell(PERSON, {label_key(label): label for label in self.labels}, self.empty)
 
     @cached_property
     def taxonomy(self) -> Taxonomy | None:
@@ -299,9 +299,9 @@ class Items:
 
     def spelled(self, label: str) -> str:
         """A label as it is written elsewhere: as a class, or as somebody wrote it first."""
-        spelling = {plain(name): name for name in (*self.labels, self.empty)}
+        spelling = {label_key(name): name for name in (*self.labels, self.empty)}
         for name in self._corrections["label"].drop_null().unique().to_pylist():
-            spelling.setdefault(plain(name), name)
+            spelling.setdefault(label_key(name), name)
         return spell(label, spelling, self.empty)
 
     def likeliest(self, number: int) -> list[tuple[str, float]]:

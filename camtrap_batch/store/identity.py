@@ -25,6 +25,7 @@ OURS = frozenset(
 
 _ALSO_OURS = frozenset(
     {"models", "checkpoints", "attachments", "report", "outputs", "tmp", "corrections", "copies", "damaged"}
+    | {"detectors", "samples"}
 )
 
 _PATH = "format.json"

@@ -24,7 +24,7 @@ from camtrap_batch.errors import BrokenPromise, InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, from_json, to_json
+from camtrap_batch.store.records import Unreadable, dict_to_json, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Plan:
 
     def freeze(self, folder: Folder) -> None:
         """Write the plan, unless it is there and can be read."""
-        data = _encode(
+        data = dict_to_json(
             {**asdict(self), "created": now(), "shards": [[s.id, s.start, s.stop] for s in self.shards]}
         )
         if folder.create(self.path, data):
@@ -408,7 +408,3 @@ def now() -> str:
 
 def receipt_path(stage: str, plan_id: str, shard_id: str) -> str:
     return f"receipts/{stage}/{plan_id}/{shard_id}.json"
-
-
-def _encode(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()

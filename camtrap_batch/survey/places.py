@@ -128,7 +128,7 @@ def sensitive_of(job: Job) -> Sensitive | None:
 
 def hides_places(job: Job) -> bool:
     """Whether photos that are handed out lose their metadata: cameras write their position into EXIF."""
-    return job.publish.public or job.publish.sensitive is not None
+    return job.publish.is_public or job.publish.sensitive is not None
 
 
 @dataclass(frozen=True)

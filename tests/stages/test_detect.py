@@ -20,9 +20,10 @@ from PIL import ExifTags, Image
 from support_onnx import constant_detector, spot_detector
 from support_runs import InlineJob
 
+from camtrap_batch.detection import library
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import CamtrapError, ClusterError, InputError, JobError, StageError
+from camtrap_batch.errors import CamtrapError, ClusterError, Damaged, InputError, JobError, StageError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -31,6 +32,7 @@ from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages.detect import trial
 from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
 
@@ -239,6 +241,35 @@ def test_another_detector_is_other_work(folder: Path) -> None:
     assert {row["detector_id"] for row in job.rows("detected")} != {None}
     assert (folder / "run" / "detectors").is_dir()
     assert len(list((folder / "run" / "detectors").glob("*/detector.onnx"))) == 2
+
+
+def test_damage_to_the_kept_detector_is_found_before_it_is_used(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its file is copied again; a worker that meets another content does not load it."""
+    job = Made(folder, model="spots.onnx")
+    job.do()
+    (kept,) = (folder / "run" / "detectors").iterdir()
+    whole = (kept / "detector.onnx").read_bytes()
+    damaged = whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]
+    (kept / "detector.onnx").write_bytes(damaged)
+    with pytest.raises(Damaged, match=r"detector\.onnx: is damaged \(not the bytes that were written\)"):
+        library.fetch_detector.__wrapped__(Folder(str(kept)))
+    assert job.do().shards_run == 1, "what could not be read is tried again"
+    assert "detector.onnx: is damaged (not the bytes that were written); replaced" in caplog.text
+    assert (kept / "detector.onnx").read_bytes() == whole
+    (kept / "detector.onnx").unlink()
+    with pytest.raises(Damaged, match="is missing"):
+        library.fetch_detector.__wrapped__(Folder(str(kept)))
+    # As an earlier version kept it.
+    (kept / "sha256.json").unlink()
+    (kept / "detector.onnx").write_bytes(whole[: len(whole) // 2])
+    assert str(library.detector_fault(Folder(str(kept)))).startswith("is damaged (")
+    job.do()
+    assert library.detector_fault(Folder(str(kept))) is None
+    assert (kept / "sha256.json").exists()
+    (kept / "detector.json").write_bytes(b"{")
+    assert "can't be read as JSON" in str(library.detector_fault(Folder(str(kept))))
 
 
 def test_shards_of_any_size_give_the_same_rows(folder: Path) -> None:

@@ -351,6 +351,8 @@ def test_a_model_without_a_copy(trained: Folder) -> None:
     assert names(check(trained, repair=True)) == [path]
     assert (trained.list("damaged/models/mine"), redo.asked(trained, "train")) == (["metrics.json"], {})
     assert check(trained).is_sound
+    assert trained.read("copies/models/mine/model.json") == FILES["model.json"], "its copy is made again"
+    trained.delete("copies/models/mine/model.json")
     damaged(trained, "models/mine/model.json", flipped_first)
     assert names(check(trained, repair=True)) == ["models/mine"]
     assert redo.asked(trained, "train") == {"t1": ["a"]}
