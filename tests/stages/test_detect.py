@@ -414,7 +414,7 @@ def test_results_of_others(folder: Path) -> None:
     assert (third["status"], third["n_boxes"]) == ("unreadable", None)
     assert (fourth["status"], fourth["n_boxes"]) == ("no_result", None)
     assert [box["category"] for box in job.rows("detections")] == ["animal", "person"]
-    assert "1 boxes of categories that are not listed ('9')" in " ".join(result.notes)
+    assert "1 box of categories not listed ('9')" in " ".join(result.notes)
     assert job.do().shards_run == 0
     md_results(folder / "md.json", images=[{"file": "x.jpg", "detections": []}])
     with pytest.raises(InputError, match=r"detect\.results\): of other images"):
@@ -504,7 +504,7 @@ def test_boxes_of_the_metadata_of_pictures_that_exif_turns(
     assert [box[side] for side in "xywh"] == pytest.approx(
         [there[0] / width, there[1] / height, there[2] / width, there[3] / height], abs=0.03
     )
-    said = [note for note in result.notes if "the metadata's size says so" in note]
+    said = [note for note in result.notes if "by the metadata's size" in note]
     assert len(said) == (lies and means != "nothing")
     assert job.rows("manifest")[0]["orientation"] == (None if orientation == 1 else orientation)
 

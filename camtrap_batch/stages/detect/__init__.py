@@ -232,7 +232,7 @@ def _workers(context: Context, settings: Detect, found: dict[str, Any] | None = 
     if settings.device == "auto" and found is not None and is_of_cpus(found):
         if context.executor().offers("GPU"):
             context.display.note(
-                "detect: on CPU workers, as this run was begun; detect.device: cuda does all images anew"
+                "detect: on CPU workers, as when this run was begun; detect.device: cuda redoes all images"
             )
         return "CPU"
     return choose_workers(context.executor(), settings.device, has_gpu, "detect.device")
