@@ -268,9 +268,3 @@ def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
 
     do_on_driver(context, REPEATS, id_, make, inputs={"detected": detected.number})
     return notes
-
-
-def boxes_by_category(run: Run) -> dict[str, int]:
-    """Boxes that were found, by category."""
-    categories = run.table("detections").to_table(columns=["category"])["category"]
-    return {entry["values"]: entry["counts"] for entry in pc.value_counts(categories).to_pylist()}
