@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
@@ -30,7 +29,6 @@ from camtrap_batch.runtime import Device
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.stages.detect.trial import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.store.manifest import usable_rows
-from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import BOXES
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
