@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from camtrap_batch.detection.repeats import overlap
+from camtrap_batch.detection.repeats import SAME_BOX, overlap
 from camtrap_batch.vocabulary import EMPTY
 
 BOX, BACKGROUND, FRAME = "box", "background", "frame"
@@ -25,9 +25,6 @@ MORE_BOXES = "more boxes than animals"
 MISSED = "an animal without a box"
 UNTOLD = "other boxes of the image were labelled in review"
 """Reasons for a crop's label, or for its being in doubt."""
-
-_SAME_BOX = 0.5
-"""Intersection over union from which a box that people labelled is one of the detector's."""
 
 _Texts = npt.NDArray[Any]
 
@@ -110,7 +107,7 @@ def _take_told(
             if not is_box[crop]:
                 continue
             same = overlap(boxes, sides[crop]) if len(boxes) else np.empty(0, np.float32)
-            if len(same) and same.max() >= _SAME_BOX:
+            if len(same) and same.max() >= SAME_BOX:
                 labels = {names[at] for at in np.flatnonzero(same == same.max()).tolist()}
                 own[crop] = labels.pop() if len(labels) == 1 else None
                 in_doubt[crop] = bool(labels)

@@ -216,6 +216,29 @@ def test_detect_stops_where_many_pictures_are_gone(folder: Path) -> None:
     assert job.do().counts == {"ok": N}
 
 
+def test_workers_mark_many_boxes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
+    job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
+    notes, of_driver = job.do().notes, job.run.snapshot("detections")
+    monkeypatch.setattr("camtrap_batch.stages.detect.MOST_ON_DRIVER", 0)
+    job.do()
+    assert job.run.snapshot("detections") == of_driver, "what the driver has marked stands"
+    expected = job.rows("detections")
+    shutil.rmtree(folder / "run" / "snapshots" / "detections")
+    assert set(job.do().notes) <= set(notes)
+    assert job.rows("detections") == expected
+    of_workers = job.run.snapshot("detections")
+    assert of_workers.meta == of_driver.meta
+    assert of_workers.plan_id != of_driver.plan_id
+    (made,) = of_workers.files
+    again = job.do()
+    assert (again.shards_run, again.notes) == (0, [])
+    assert job.run.snapshot("detections").number == of_workers.number
+    (folder / "run" / made.file).unlink()
+    job.do()
+    assert job.rows("detections") == expected, "what is missing is made again"
+
+
 def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
     job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
