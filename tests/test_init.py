@@ -164,9 +164,9 @@ def test_a_card_as_it_comes_out_of_a_camera(
     # Beside the card, since a job writes nothing among its images.
     job = tmp_path / "card.yaml"
     assert {row["location"] for row in runs(job, capsys)} == {"Kamera 1", "Kamera 2"}
-    assert "# infer: {model: FOLDER}" in job.read_text()
-    assert re.search(r"# infer: {model: none} .*camtrap review", job.read_text())
-    assert "once infer.model names a trained model" in told
+    assert re.search(r"\ninfer: {model: none} .*camtrap review", job.read_text())
+    assert "(to label the images)" in told
+    assert main(["reprocess", str(job), "--cluster", "inline", "--dry-run"]) == 0
 
 
 def test_a_coco_file_and_results_of_a_detector(

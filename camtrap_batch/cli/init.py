@@ -294,9 +294,9 @@ def _job_text(
             text = f"to train: {few} too few to divide by camera"
             rows.append(("# select: {split: {by: random}}", text))
     else:
-        text = "a trained model: these images have no labels to learn from; or"
-        rows.append(("# infer: {model: FOLDER}", text))
-        rows.append(("# infer: {model: none}", "labels that people give: camtrap review"))
+        also = ", and classes in the results," if found.results is not None else ""
+        rows.append(("infer: {model: none}", f"the labels of people (camtrap review){also} are the result"))
+        rows.append(("# infer: {model: FOLDER}", "a trained model, in place of that"))
     width = min(60, max(len(line) for line, _ in rows))
     body = "\n".join(f"{line:{width}}  # {text}".rstrip() if text else line for line, text in rows)
     return f"# camtrap init {redacted(target)}; all keys: camtrap reprocess --help\n{body}\n"
@@ -313,10 +313,5 @@ def _relative(path: str, base: Path) -> str:
 def _next(path: Path, is_labelled: bool) -> list[str]:
     near = os.path.relpath(path)
     shown = str(path) if near.startswith("..") else near
-    if is_labelled:
-        return [f"camtrap reprocess {shown} --dry-run", f"camtrap reprocess {shown}"]
-    return [
-        f"camtrap catalog {shown}",
-        f"camtrap validate {shown}  (opens every image and says what is wrong)",
-        f"camtrap reprocess {shown}  (once infer.model names a trained model, or none)",
-    ]
+    lines = [f"camtrap reprocess {shown} --dry-run", f"camtrap reprocess {shown}"]
+    return lines if is_labelled else [*lines, f"camtrap review {shown}  (to label the images)"]
