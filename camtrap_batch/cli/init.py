@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camtrap_batch.catalog.look import Found, look
+from camtrap_batch.catalog.look import Found, find_media, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.vocabulary import counted, is_word_for_empty, plural
@@ -85,6 +85,11 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     name = options.name or _name_of(options.target)
     path = _place(options.out, name, found.dataset)
     reader, catalog = _read_with_order(name, path, found, options.dates)
+    if found.dataset["format"] == "camtrap-dp" and "://" not in str(found.dataset["metadata"]):
+        images = found.dataset["images"]
+        print(find_media(found, catalog.table["file_name"].to_pylist()))
+        if found.dataset["images"] != images:
+            reader, catalog = _read(name, path, found)
     if words := [word for number, word in catalog.categories if number != 0 and is_word_for_empty(word)]:
         print(f"labels that are taken to mean: no animal: {', '.join(words)}")
         if found.dataset["format"] in ("csv", "folder"):
