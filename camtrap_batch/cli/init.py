@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
+_OF_SERVICES = ("FeatureServer", "MapServer")
 _ORDERS = ("dmy", "mdy", "ymd")
 _FEW = 3  # cameras; fewer can't be divided by camera
 
@@ -175,8 +176,11 @@ def _read(name: str, path: Path, found: Found) -> tuple[Reader[Any], Catalog]:
 def _name_of(target: str) -> str:
     path = target.rstrip("/") if "://" in target else os.path.realpath(target)
     last = path.split("?")[0].rsplit("/", 1)[-1]
-    if last == "datapackage.json" or last.isdecimal():
-        last = path.rsplit("/", 2)[-2] if path.count("/") > 1 else last
+    # .../services/NAME/FeatureServer/0 is a layer's address.
+    for above in re.split("/+", path)[-2::-1]:
+        if last != "datapackage.json" and not last.isdecimal() and last not in _OF_SERVICES:
+            break
+        last = above
     stem = re.sub(r"(\.(json|csv|tsv|txt|xlsx|zip|gz))+$", "", last, flags=re.IGNORECASE)
     return _NAME.sub("-", stem).strip("-._").lower()[:100] or "images"
 
