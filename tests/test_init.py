@@ -256,7 +256,7 @@ def test_a_data_package(
     told = init(capsys, camtrap_dp_example)
     assert "a Camtrap DP data package" in told
     assert "423 images of 4 camera locations" in told
-    assert "none of 40 names was found beside the file; set dataset.images" in told
+    assert "can't tell where the images are: none of 40 names was found beside the file" in told
     assert not (here / "cameras.csv").exists()
     assert Job.load(here / "example.yaml").dataset.format == "camtrap-dp"
 
@@ -419,7 +419,7 @@ def test_a_table_with_columns_and_words_of_its_own(
     told = init(capsys, stations / "tabla.csv", "--dates", "dmy")
     taken = "foto (file_name), especie (category_name), cámara (location), fecha (date), hora (time)"
     assert f"columns taken for what their names say: {taken}" in told
-    assert "labels that are taken to mean: no animal: vacío" in told
+    assert "labels taken to mean that there is no animal: vacío" in told
     dataset = yaml.safe_load((here / "tabla.yaml").read_text())["dataset"]
     assert dataset["label"] == {"between": "+", "empty": ["vacío"]}
     found = runs(here / "tabla.yaml", capsys)

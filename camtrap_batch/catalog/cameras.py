@@ -173,7 +173,7 @@ def columns_left_alone(path: str) -> list[str]:
     """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
-        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        f"{path}: the column {name} is ignored; if deployments {role} there, call it {role}"
         for role, names in _LIKELY.items()
         if role not in first.roles
         for name in names

@@ -92,7 +92,7 @@ class Found:
     videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
-    empty : the label that means: no animal, if it is not one that says so by itself
+    empty : the label that means that there is no animal, if it is not one that says so by itself
     """
 
     dataset: dict[str, Any]
@@ -510,7 +510,7 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
 def _told(root: str, n_there: int, n_looked_for: int) -> str:
     if not n_there:
         return (
-            f"where the images are can't be told: none of {n_looked_for} names was found beside the file; "
+            f"can't tell where the images are: none of {n_looked_for} names was found beside the file; "
             "set dataset.images"
         )
     return f"images: {n_there} of {n_looked_for} names were found in {redacted(root)}"
