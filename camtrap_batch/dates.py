@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.vocabulary import MISSING
 
 NULL_OFFSET = np.iinfo(np.int32).min
 """Stands for an unknown offset."""
@@ -39,7 +40,7 @@ years of two digits alone."""
 MOST_UNREADABLE = 0.05
 """Fraction of a column's dates that may be unreadable; a table with more is refused."""
 
-_NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "#n/a", "#na", "<na>", "-"})
+_NO_DATE = frozenset({"unknown", "-"} | {word.casefold() for word in MISSING})
 _WRITTEN: dict[Order, str] = {"dmy": "day first", "mdy": "month first", "ymd": "year first"}
 
 _EARLIEST = 1900  # an earlier year means that the clock was never set

@@ -123,6 +123,12 @@ DATE_FINDINGS: tuple[str, ...] = (
 """Kinds of findings that mean that the date may be wrong."""
 
 
+MISSING = frozenset(
+    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
+)
+"""What spreadsheets, R and Python put into a cell that has no value."""
+
+
 UNCERTAIN = "uncertain"
 """Label of a sequence or an event whose confidence is below the job's `infer.min_confidence`."""
 
@@ -159,11 +165,22 @@ FROM_METADATA = "from_metadata"
 """Key of the meta of predictions that are what a machine has observed by the metadata."""
 
 
-PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
+PERSONS: tuple[str, ...] = (
+    *("human", "person", "people", "homo sapiens", "humans", "persons"),
+    *("mensch", "menschen", "personne", "humain", "persona", "personas", "humano", "pessoa", "umano"),
+    *("mens", "människa", "menneske"),
+)
 """Labels, in lower case, of people."""
 
 
-PEOPLE: tuple[str, ...] = (*PERSONS, "vehicle")
+VEHICLES: tuple[str, ...] = (
+    *("vehicle", "vehicles", "car", "truck", "motorcycle", "motorbike", "bicycle"),
+    *("fahrzeug", "véhicule", "vehículo", "veículo", "veicolo", "voertuig", "fordon", "kjøretøy"),
+)
+"""Labels, in lower case, of what people come in."""
+
+
+PEOPLE: tuple[str, ...] = (*PERSONS, *VEHICLES)
 """Labels, in lower case, of what is not wildlife: people and their vehicles."""
 
 
@@ -186,15 +203,15 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 def counted(n: int, many: str) -> str:
     """A number and what it counts, given in the plural.
 
-    >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "other files")
-    ('1 category that is in use', '2 images left out', '1 other file')
+    >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "file names")
+    ('1 category that is in use', '2 images left out', '1 file name')
     """
     if n != 1:
         return f"{n:,} {many}"
     return "1 " + _OF_ONE.sub(lambda found: _ONE.get(found[0], found[0].removesuffix("s")), many)
 
 
-_OF_ONE = re.compile(r"^(?:other )?\w+|(?<=\bthat )(?:are|have)\b|(?<=\bwhich )(?:are|have)\b")
+_OF_ONE = re.compile(r"^(?:other |file (?=names))?\w+|(?<=\bthat )(?:are|have)\b|(?<=\bwhich )(?:are|have)\b")
 """What a noun in the plural is told by: the noun itself, and the verb of its clause."""
 _ONE = {
     "categories": "category",

@@ -299,15 +299,17 @@ def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, st
     """Each key of `model`, dotted: (key, default as YAML, description); for variants, the keys of all."""
     rows: dict[str, tuple[str, str, str]] = {}
     for name, field in _fields(model).items():
+        base = section_of(field)
+        if base is None or issubclass(model, base):  # the latter has the same keys
+            key = f"{prefix}{name}"
+            rows[key] = (key, _default(field), field.description or "")
+            continue
         for section in _sections_of(field):
             for row in reference(section, f"{prefix}{name}."):
                 rows.setdefault(row[0], row)
         if (one_of := _one_of(field)) is not None:
             key = f"{prefix}{name}.{one_of.key}"
             rows[key] = (*rows[key][:2], f"{rows[key][2]}: {one_of.describe()}")
-        if section_of(field) is None:
-            key = f"{prefix}{name}"
-            rows[key] = (key, _default(field), field.description or "")
     return list(rows.values())
 
 

@@ -19,7 +19,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.tabular import NO_VALUE, GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import (
     NULL_OFFSET,
     Order,
@@ -71,8 +71,8 @@ _ALIASES = {
     "longitude": ("longitude", "lon", "lng", "long"),
 }
 _OPTIONAL = {
-    "start": ("start", "setup", "setup_date", "deployment_start", "deploymentstart"),
-    "end": ("end", "retrieval", "retrieval_date", "deployment_end", "deploymentend"),
+    "start": ("start", "setup", "setup_date", "deployment_start", "deploymentstart", "start_date"),
+    "end": ("end", "retrieval", "retrieval_date", "deployment_end", "deploymentend", "end_date"),
     "camera": ("camera", "camera_id", "cameraid"),
     "deployment": ("deployment", "deployment_id", "deploymentid"),
 }
@@ -83,8 +83,8 @@ _OUTAGE = {
 }
 _NEVER_COVARIATES = frozenset({"location", "location_id", "locationid", "camera", "name"})
 _LIKELY = {
-    "start": ("start_date", "startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
-    "end": ("end_date", "enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
+    "start": ("startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
+    "end": ("enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
 }
 """What may say when a camera stood there, but is not read: role -> names of columns."""
 
@@ -173,7 +173,7 @@ def columns_left_alone(path: str) -> list[str]:
     """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
-        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        f"{path}: the column {name} is ignored; if deployments {role} there, call it {role}"
         for role, names in _LIKELY.items()
         if role not in first.roles
         for name in names
@@ -331,7 +331,7 @@ def read_sites(path: str) -> list[Site]:
     sites = []
     for where, location, longitude, latitude, cells in rows:
         if not location:
-            raise InputError(f"{where}: location: empty")
+            raise InputError(f"{where}: location: empty; {NO_VALUE}")
         point: tuple[float | None, float | None] = (None, None)
         if (
             longitude is not None or latitude is not None

@@ -28,6 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import if_else
+from camtrap_batch.vocabulary import MISSING
+
 PIECE_BYTES = 4_000_000
 FOR_TWO_BYTES = 64_000_000
 """Files of this size or more are read by two processes."""
@@ -38,11 +41,6 @@ Id = str | int | float
 _INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
 Whole = Annotated[int, _INT32]
 Number = Whole | Annotated[float, _INT32]
-
-MISSING = frozenset(
-    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
-)
-"""As in `tabular`: text that means that there is no value."""
 
 _FLAGS = frozenset({True, "true", "True"})
 
@@ -341,7 +339,7 @@ def _texts(values: list[Id | None]) -> pa.Array:
     if not _are_bare(written):
         return pa.array(map(_text, values), pa.string())
     is_missing = pc.is_in(written, pa.array(sorted(MISSING)))
-    return pc.if_else(is_missing, None, written) if pc.any(is_missing).as_py() else written
+    return if_else(is_missing, None, written) if pc.any(is_missing).as_py() else written
 
 
 def _are_bare(texts: pa.StringArray) -> bool:

@@ -65,9 +65,18 @@ def label_key(text: str) -> str:
     >>> label_key("Vulpes vulpes (Linnaeus, 1758)"), label_key("Lion 2")
     ('vulpes vulpes', 'lion 2')
     """
+    return without_author(text).casefold()
+
+
+def without_author(text: str) -> str:
+    """A label without the author and year behind it.
+
+    >>> without_author("Vulpes  vulpes (Linnaeus, 1758)")
+    'Vulpes vulpes'
+    """
     text = tidy_label(text)
     match = _AUTHOR.fullmatch(text)
-    return (match["name"] if match else text).casefold()
+    return match["name"] if match else text
 
 
 def number_labels(

@@ -7,7 +7,7 @@ import hashlib
 import threading
 
 from camtrap_batch.cli.options import Commands, job_argument
-from camtrap_batch.errors import InputError, UserError
+from camtrap_batch.errors import InputError, TargetUnreachable, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.check import Fault
 from camtrap_batch.store.folder import Folder
@@ -39,7 +39,13 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
 
     run = Run(Job.load(options.job, options.assignments))
     require_run_folder(run.folder)
-    report = check(run.folder, repair=options.repair, model_fault=_model_fault, figure_faults=_figure_faults)
+    report = check(
+        run.folder,
+        repair=options.repair,
+        model_fault=_model_fault,
+        figure_faults=_figure_faults,
+        detector_fault=_detector_fault,
+    )
     report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
@@ -58,7 +64,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
     return 1 if by_hand else 0
 
 
-_BY_HAND = ("remove", "copy", "repair it")
+_BY_HAND = ("remove", "copy", "repair it", "move it away")
 """How what people have to do begins."""
 
 
@@ -67,24 +73,33 @@ def _verdict(faults: int) -> str:
 
 
 def _target_faults(run: Run) -> list[Fault]:
-    """What is wrong with a target file in the run folder."""
-    from camtrap_batch.targets.base import target_of
+    """What is wrong with target files in the run folder."""
+    from camtrap_batch.targets.base import targets_of
     from camtrap_batch.targets.files import FileTarget
 
     try:
-        target = target_of(run)
-    except UserError:  # `publish` reports it
-        return []
-    if not isinstance(target, FileTarget) or not target.in_run or target.bucket is not None:
+        targets: list[object] = [target for _, target in targets_of(run)]
+    except (UserError, TargetUnreachable):  # `publish` reports it
         return []
     then = "remove it, or copy it there again: publish makes a new one, without what others put into it"
-    return [Fault(file.name, what, then) for file, what in target.faults().items()]
+    return [
+        Fault(file.name, what, then)
+        for target in targets
+        if isinstance(target, FileTarget) and target.in_run and target.bucket is None
+        for file, what in target.faults().items()
+    ]
 
 
 def _figure_faults(model: Folder) -> dict[str, str]:
     from camtrap_batch.model.library import figure_faults
 
     return figure_faults(model)
+
+
+def _detector_fault(detector: Folder) -> str | None:
+    from camtrap_batch.detection.library import detector_fault
+
+    return detector_fault(detector)
 
 
 def _model_fault(model: Folder) -> str | None:

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
-    parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument("--who", help="who gave them, if the file does not say (default: you)")
     parser.add_argument(
         "--unmatched", metavar="FILE", help="write all rows that match no image to this .csv file"
     )
@@ -52,7 +52,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(job)
     known, empty = _labels(run)
     out = None if options.unmatched is None else check_file(options.unmatched, job, (".csv",))
-    read = [(Path(name), *read_given(Path(name))) for name in options.files]
+    read = [(Path(name), *read_given(Path(name), order=job.dataset.dates)) for name in options.files]
     recorded = 0
     unmatched: list[Given] = []
     for path, kind, rows in read:

@@ -10,8 +10,10 @@ from typing import Any
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import Interrupted, StageError, UserError
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import UNCERTAIN, plural
+from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, plural
+from camtrap_batch.yamlfile import write_yaml
 
 _SHOWN = 5
 
@@ -56,15 +58,17 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.targets.base import MakesLayers
 
     run = Run(load_job(options))
-    target = _target(run, MakesLayers, "layers are made for")
-    made, done = target.create(empty_rows(run.job.name), _labels(run))
-    for line in done:
-        print(line)
-    if made:
+    block: dict[str, Any] = {}
+    for its, target in _targets(run, MakesLayers, "layers are made for"):
+        made, done = target.create(empty_rows(run.job.name), _labels(its))
+        for line in done:
+            print(line)
+        if made:
+            is_first = its.job.publish.key == KEY
+            block |= made if is_first else {"public": made}
+    if block:
         print("for the job file:")
-        print("publish:")
-        for key, value in made.items():
-            print(f"  {key}: {value}")
+        print(write_yaml({KEY: block}), end="")
     return 0
 
 
@@ -72,22 +76,24 @@ def _map(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.targets.base import MakesMaps
 
     run = Run(load_job(options))
-    for line in _target(run, MakesMaps, "maps are made of").make_map(_labels(run)):
-        print(line)
+    for its, target in _targets(run, MakesMaps, "maps are made of"):
+        for line in target.make_map(_labels(its)):
+            print(line)
     return 0
 
 
-def _target(run: Run, able: Any, what: str) -> Any:
-    """The job's target, which must follow a protocol. Raises UserError if it does not."""
-    from camtrap_batch.targets.base import TARGETS, target_of
+def _targets(run: Run, able: Any, what: str) -> list[tuple[Run, Any]]:
+    """Those of the job's targets that follow a protocol, as `targets_of` gives them. Raises UserError if none
+    does."""
+    from camtrap_batch.targets.base import TARGETS, targets_of
 
-    target = target_of(run)
-    if not isinstance(target, able):
+    found = [(its, target) for its, target in targets_of(run) if isinstance(target, able)]
+    if not found:
         makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, able)]
         raise UserError(
             f"publish.target: is {run.job.publish.target}; {what} `target: {' or '.join(makers)}`"
         )
-    return target
+    return found
 
 
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
@@ -116,10 +122,13 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     else:
         portal = Portal.of(job.publish, "publish")
         field = cameras_field if url == cameras_url else None
+    given = url
     service = Service(connect(portal, *([] if ITEM.fullmatch(url) else [url])))
     url = resolve_layers(service, {"cameras": url})["cameras"]
     cameras = photos_in(Path(folder))
-    if hides_places(job):
+    # Any other layer may be the public one, under another name.
+    may_be_public = job.publish.second is not None and given not in (cameras_url, dataset.metadata)
+    if hides_places(job) or may_be_public:
         cameras = {name: [bare(photo) for photo in photos] for name, photos in cameras.items()}
     attacher = Attacher(service, url, location_field=field, one_feature=options.one_feature, stop=stop)
     done = attacher.attach(cameras)
@@ -140,12 +149,14 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _labels(run: Run) -> list[str]:
-    """Labels of the events, most frequent first, then the model's."""
+    """Labels of the events, most frequent first, then the model's; for the public without people."""
     events = run.current("events")
     counted: Counter[str] = Counter()
     if events is not None:
         counted.update(run.table("events").to_table(columns=["label"])["label"].to_pylist())
     predictions = run.current("predictions")
     classes = predictions.meta.get("classes", []) if predictions is not None else []
-    labels = [label for label, _ in counted.most_common()]
-    return list(dict.fromkeys([*labels, *classes, UNCERTAIN])) if labels or classes else []
+    labels = [*(label for label, _ in counted.most_common()), *classes]
+    if run.job.publish.is_public:
+        labels = [label for label in labels if label.lower() not in PEOPLE]
+    return list(dict.fromkeys([*labels, UNCERTAIN])) if labels else []

@@ -16,7 +16,7 @@ from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
-from camtrap_batch.monitor.status import read_status
+from camtrap_batch.monitor.status import last_pushes, read_status
 from camtrap_batch.pipeline import STAGES, plans
 from camtrap_batch.store.identity import check_identity, require_run_folder
 from camtrap_batch.store.lease import Holder, look
@@ -130,6 +130,8 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
         say(f"results of merge: {mark}{result.describe()}")
     if len(merged) > _MOST_RESULTS:
         say(f"results of merge: {len(merged) - _MOST_RESULTS} older ones")
+    for text in last_pushes(run):
+        say(text)
     return 1 if failed else 0
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from camtrap_batch.registry import Registry
-from camtrap_batch.vocabulary import PERSONS
+from camtrap_batch.vocabulary import PERSONS, VEHICLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,10 +180,10 @@ Meaning = Literal["animal", "person", "vehicle"]
 def meaning(category: str, animal: str = ANIMAL) -> Meaning | None:
     """What a detector's category counts as.
 
-    >>> meaning("Human"), meaning("car"), meaning("deer", animal="deer")
-    ('person', None, 'animal')
+    >>> meaning("Human"), meaning("car"), meaning("dog"), meaning("deer", animal="deer")
+    ('person', 'vehicle', None, 'animal')
     """
     name = category.strip().casefold()
     if name == animal.casefold():
         return "animal"
-    return "person" if name in PERSONS else "vehicle" if name == VEHICLE else None
+    return "person" if name in PERSONS else "vehicle" if name in VEHICLES else None

@@ -26,7 +26,6 @@ from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import plural
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
-_VEHICLES = ("vehicle", "car", "truck", "motorcycle", "bicycle")
 _OUTSIDE = 0.02  # as in results files
 _FIRST_ON_SIDE = 5  # EXIF orientations from this one on exchange width and height
 
@@ -100,10 +99,12 @@ class CatalogDetector:
             f"in {int((lengths > 0).sum()):,} of {n:,} images"
         ]
         if others:
-            notes.append(f"{others:,} boxes of the metadata are of no usable image")
+            notes.append(f"{plural(others, 'box belongs', 'boxes belong')} to no usable image")
         for number, what in zip(turned, ("as EXIF turns it", "before EXIF turns it"), strict=True):
             if number:
-                notes.append(f"{number:,} boxes are of the picture {what}; the metadata's size says so")
+                notes.append(
+                    f"{plural(number, 'box is', 'boxes are')} of the picture {what}, by the metadata's size"
+                )
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
         labels = pa.array([drawn.label[box] for box in order.tolist()], pa.string())
         return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes, labels)
@@ -182,7 +183,5 @@ def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArr
 
 def _category(*names: str) -> int:
     """Index in `CATEGORIES` of what a box shows."""
-    words = [name.strip().casefold() for name in names]
-    if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
-        return 1
-    return 2 if any(word in _VEHICLES for word in words) else 0
+    shown = {meaning(name) for name in names}
+    return 1 if PERSON in shown else 2 if VEHICLE in shown else 0

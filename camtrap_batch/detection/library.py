@@ -10,12 +10,18 @@ from tempfile import mkdtemp
 from camtrap_batch.detection.base import DETECTORS, Detector, Finder, PictureDetector
 from camtrap_batch.detection.catalog import CatalogDetector
 from camtrap_batch.detection.results import ResultsDetector
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import Damaged, InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.job.detect import CATALOG, Detect
-from camtrap_batch.runtime import Device, Precision
+from camtrap_batch.notices import say
+from camtrap_batch.runtime import Device, Precision, hash_file, read_onnx
+from camtrap_batch.store import sums
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.records import OTHER_BYTES, Unreadable
 from camtrap_batch.store.run import Run
+
+FOLDER = "detectors"
+"""Folder, in the run folder, of the detectors that it was made with."""
 
 _loaded: dict[tuple[object, ...], Finder] = {}
 _loading = threading.Lock()
@@ -57,23 +63,67 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
 
 def keep_detector(run: Run, detector: PictureDetector) -> Folder:
     """Keep the detector's files in the run folder, so that the run stays complete and workers see them."""
-    kept = Folder(f"{run.folder.url}/detectors/{detector.detector_id}")
-    files = detector.files
-    for name, content in files.items():
-        if not kept.exists(name):
-            kept.write(name, content if isinstance(content, bytes) else content.read_bytes())
+    kept = Folder(f"{run.folder.url}/{FOLDER}/{detector.detector_id}")
+    hashes = {
+        name: sums.sha256_of(content) if isinstance(content, bytes) else hash_file(content)
+        for name, content in detector.files.items()
+    }
+    is_recorded = _recorded(kept) == hashes
+    for name, content in detector.files.items():
+        # Every worker looks at what it loads: a bucket's file is not downloaded here as well.
+        is_there = kept.exists(name)
+        if is_there and ((is_recorded and not kept.is_local) or _hash_of(kept, name) == hashes[name]):
+            continue
+        if is_there:
+            say(f"{kept.url}/{name}: {OTHER_BYTES}; replaced")
+        kept.write(name, content if isinstance(content, bytes) else content.read_bytes())
+    if not is_recorded:
+        sums.write_sums(kept, hashes)
     return kept
+
+
+def _recorded(kept: Folder) -> dict[str, str] | None:
+    try:
+        return sums.read_sums(kept)
+    except Unreadable:
+        return None
+
+
+def _hash_of(kept: Folder, name: str) -> str:
+    return hash_file(kept.local(name)) if kept.is_local else sums.sha256_of(kept.read(name))
 
 
 @cache
 def fetch_detector(kept: Folder) -> Path:
-    """A kept detector on this machine's disk; copied once per process if it is in a bucket."""
-    if kept.is_local:
-        return kept.local("")
-    here = Path(mkdtemp(prefix="camtrap-detector-"))
-    for name in kept.list(""):
-        (here / name).write_bytes(kept.read(name))
+    """A kept detector on this machine's disk; copied once per process if it is in a bucket.
+
+    Raises Damaged if a file of it is not as it was written.
+    """
+    hashes = _recorded(kept) or {}
+    here = kept.local("") if kept.is_local else Path(mkdtemp(prefix="camtrap-detector-"))
+    if not kept.is_local:
+        for name in kept.list(""):
+            (here / name).write_bytes(kept.read(name))
+    for name, sha256 in hashes.items():
+        if not (here / name).exists() or hash_file(here / name) != sha256:
+            what = OTHER_BYTES if (here / name).exists() else "is missing"
+            raise Damaged(kept.url, name, what, "`camtrap check JOB --repair` has it replaced")
     return here
+
+
+def detector_fault(kept: Folder) -> str | None:
+    """What is wrong with a detector that an earlier version kept, as far as can be seen: of a package's own
+    detectors nothing is known."""
+    from camtrap_batch.detection.onnx import CARD, MODEL, read_card
+
+    here = fetch_detector(kept)
+    try:
+        if (here / MODEL).exists():
+            read_onnx(here / MODEL)
+        read_card(here / CARD)
+    except InputError as problem:
+        return f"is damaged ({problem})"
+    return None
 
 
 def load_finder(

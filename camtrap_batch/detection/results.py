@@ -31,6 +31,7 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
+from camtrap_batch.vocabulary import plural
 
 KEY = "infer.detections"
 
@@ -72,7 +73,7 @@ class Detections:
     Attributes
     ----------
     images : file_name, posix, each once; boxes, a list of `BOX`, null if the detector failed; said, a list of
-        `SAID` for each box; whole, `SAID` for the image as such; these two are empty if nothing is said
+        `SAID` for each box; whole, `SAID` for the image as a whole; these two are empty if nothing is said
     categories : names of what is detected, such as animal, each once
     n_repeated : number of files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> number of its boxes, which are not detections
@@ -348,7 +349,7 @@ def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
 
 
 def _of_image(image: _Prediction) -> list[tuple[str, float]]:
-    """What SpeciesNet predicts for an image as such, in the older format."""
+    """What SpeciesNet predicts for an image as a whole, in the older format."""
     if image.prediction is None:
         return []
     return _with_others(image.prediction, image.prediction_score or 0.0, image.classifications)
@@ -372,7 +373,7 @@ def species_name(name: str) -> str | None:
     """The name used here for a classifier's class; None if the class means that it does not know.
 
     For SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
-    MegaDetector's results, or else the lowest of the other names.
+    MegaDetector's results, otherwise the lowest of the other names.
 
     >>> species_name("e3f1;mammalia;carnivora;felidae;panthera;leo;lion"), species_name("f1;;;;;;blank")
     ('lion', 'blank')
@@ -614,15 +615,17 @@ class ResultsDetector:
         if lists.null_count:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
-            notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
+            notes.append(f"{self.key}: {plural(others, 'entry matches', 'entries match')} no usable image")
         n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()
         if n_repeated:
-            notes.append(f"{self.key}: {n_repeated:,} entries name a file again; the first one counts")
+            notes.append(
+                f"{self.key}: {plural(n_repeated, 'entry names', 'entries name')} a file again, left out"
+            )
         if found.unlisted:
             ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
             count = sum(found.unlisted.values())
             notes.append(
-                f"{self.key}: {count:,} boxes of categories that are not listed ({ids}) are left out"
+                f"{self.key}: {plural(count, 'box', 'boxes')} of categories not listed ({ids}), left out"
             )
         meta = {
             "file": redacted(self.path),

@@ -14,10 +14,7 @@ import pyarrow.compute as pc
 from camtrap_batch.detection.boxes import Boxes, Look
 from camtrap_batch.detection.results import ResultsDetector, find_entries
 from camtrap_batch.store.schemas import CROPS
-from camtrap_batch.vocabulary import plural
-
-_BLANK = ("blank", "empty", "no animal", "nothing")
-"""Names of classes, in lower case, that mean that there is no animal."""
+from camtrap_batch.vocabulary import is_word_for_empty, plural
 
 _ROWS = 4096  # images at a time whose probabilities of all classes are held
 _TOP = 5
@@ -53,7 +50,7 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
     """What the results say about the images.
 
     A box that counts, but that no classifier has examined, is just an animal; it has a say only if there is
-    no other box. If the results have a label for the image as such, the image gets that.
+    no other box. If the results have a label for the image as a whole, the image gets that.
 
     Parameters
     ----------
@@ -65,7 +62,7 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
     entry = find_entries(found, rows["file_name"], results.images)
     said, whole = (found.images[name].combine_chunks().take(entry) for name in ("said", "whole"))
     animal = boxes.rules.categories[boxes.rules.animal]
-    names = [empty if name.casefold() in _BLANK else name for name in found.species]
+    names = [empty if is_word_for_empty(name) else name for name in found.species]
     classes = sorted({*names, empty, animal})
     number = {name: place for place, name in enumerate(classes)}
     code = np.array([number[name] for name in names], np.int64)

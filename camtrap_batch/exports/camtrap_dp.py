@@ -41,7 +41,7 @@ from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
 from camtrap_batch.survey.places import Shown, uncertainty_m
 from camtrap_batch.survey.result import read_deployments
-from camtrap_batch.vocabulary import NO_MODEL, PEOPLE, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, PEOPLE, PERSONS, UNCERTAIN, USABLE, VEHICLES
 
 DEPLOYMENTS = (
     "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",
@@ -84,7 +84,11 @@ FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
     "camera_make", "camera_model", "video_s",
 )  # fmt: skip
-_KINDS = {"human": "human", "person": "human", "vehicle": "vehicle", UNCERTAIN: "unknown"}
+_KINDS = {
+    **dict.fromkeys(PERSONS, "human"),
+    **dict.fromkeys(VEHICLES, "vehicle"),
+    UNCERTAIN: "unknown",
+}
 _NO_OFFSET = np.iinfo(np.int32).min
 
 

@@ -19,12 +19,18 @@ from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
+from camtrap_batch.vocabulary import PERSONS, VEHICLES
 
 _BLANK = "f1856211-cfb7-4a5b-9158-c0f72fd09ee6;;;;;;blank"
 _ANIMAL = "1f689929-883d-4dae-958c-3d57ab5b6c16;;;;;;animal"
 _HUMAN = "990ae9dd-7a59-4344-afcb-1b7b21368000;mammalia;primates;hominidae;homo;sapiens;human"
 _VEHICLE = "e2895ed5-780b-48f6-8a11-9e27cb594511;;;;;;vehicle"
-_KNOWN = {"animal": _ANIMAL, "human": _HUMAN, "person": _HUMAN, "vehicle": _VEHICLE, "blank": _BLANK}
+_KNOWN = {
+    "animal": _ANIMAL,
+    "blank": _BLANK,
+    **dict.fromkeys(PERSONS, _HUMAN),
+    **dict.fromkeys(VEHICLES, _VEHICLE),
+}
 _CATEGORIES = {"animal": ("1", "animal"), "person": ("2", "human"), "human": ("2", "human")}
 _CATEGORIES["vehicle"] = ("3", "vehicle")
 _CLASS = re.compile(r"[^;]*(;[^;]*){6}")

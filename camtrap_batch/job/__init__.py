@@ -182,6 +182,13 @@ class Job(Section):
         """Path or URL of what is pushed to: a file, a database, a portal."""
         return self.publish.address(self.run_url)
 
+    @property
+    def by_target(self) -> list[Job]:
+        """The job as one for each of its targets: itself, and with the public target beside its own
+        (`publish.public`) as the only one."""
+        second = self.publish.second
+        return [self] if second is None else [self, self.model_copy(update={"publish": second})]
+
     def inputs(self) -> dict[str, str]:
         """Dotted key -> path or URL of everything that the job reads and never changes."""
         return dict(inputs_of(self))
@@ -204,7 +211,8 @@ class Job(Section):
 
 def _check_output(job: Job, where: str) -> None:
     """Raise JobError if the job would write into its own input, or its run folder can't be a folder."""
-    for key, path in (("output", job.run_url), *job.publish.written(job.run_url)):
+    written = [found for one in job.by_target for found in one.publish.written(job.run_url)]
+    for key, path in (("output", job.run_url), *written):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"

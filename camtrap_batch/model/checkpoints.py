@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -86,7 +87,8 @@ class Checkpoints:
         state = self._read(BEST)
         if state is None:
             raise StageError(
-                f"{self._folder.url}/{self._prefix}{BEST}: no such file; run the same command again"
+                f"{self._folder.url}/{self._prefix}{BEST}: no such file; delete {self._prefix}{LAST}, too, "
+                "to start training from the beginning"
             )
         found: Mapping[str, torch.Tensor] = state["network"]
         return found
@@ -101,6 +103,9 @@ class Checkpoints:
             return None
         try:
             state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with zipfile.ZipFile(io.BytesIO(data)) as packed:
+                if packed.testzip() is not None:  # torch compares no checksums
+                    raise zipfile.BadZipFile
         except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
             # torch's own text advises loading the file as code: not repeated here.
             raise StageError(

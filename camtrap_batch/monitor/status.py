@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from camtrap_batch.errors import Damaged, InputError
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.notices import say
 from camtrap_batch.store.lease import Holder
@@ -67,6 +68,23 @@ def read_status(run: Run, plans: Iterable[Watched], driver: Holder | None = None
     return [status for watched, status in found if status.state != "waiting" or not watched.is_part]
 
 
+def last_pushes(run: Run) -> list[str]:
+    """Of a job with a public target beside its own: when each was last edited, one line each."""
+    jobs = run.job.by_target
+    if len(jobs) == 1:
+        return []
+    last = {event.get("key", KEY): event for event in _read_log(run) if event["event"] == "pushed"}
+    lines = []
+    for job in jobs:
+        if (event := last.get(job.publish.key)) is None or event["target"] != job.target_url:
+            lines.append(f"{job.publish.key}: {job.target_url}: not pushed to yet")
+        else:
+            when = event["time"][:16].replace("T", " ")
+            source = f", from snapshot {event['locations']}" if "locations" in event else ""
+            lines.append(f"{job.publish.key}: {job.target_url}: last edited {when}{source}")
+    return lines
+
+
 def _stage_status(
     run: Run, watched: Watched, log: list[dict[str, Any]], driver: Holder | None
 ) -> StageStatus:
@@ -98,7 +116,7 @@ def _stage_status(
 
 
 def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan | None:
-    """The existing plan that the log names last, or else the newest."""
+    """The existing plan that the log names last, otherwise the newest."""
     names = {name.removesuffix(".json") for name in run.folder.list(f"plans/{stage}")}
     last = next((event["plan"] for event in reversed(events) if event.get("plan") in names), None)
     wanted = [last] if last is not None else sorted(names)

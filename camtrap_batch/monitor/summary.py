@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table as Grid
 
 from camtrap_batch.events import count_wildlife
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.model.info import read_card
 from camtrap_batch.model.library import fetch_model, model_folder, read_metrics
 from camtrap_batch.store.run import Run
@@ -118,5 +119,7 @@ def _paths(run: Run) -> Iterator[RenderableType]:
     if run.folder.exists("report/index.html"):
         yield f"report:      {run.folder.url}/report/index.html"
     if run.current("ledger") is not None:
-        title = f"{run.job.publish.title}:"
-        yield f"{title:<12} {run.job.target_url}"
+        for job in run.job.by_target:
+            what = "" if job.publish.key == KEY else "public "
+            title = f"{what}{job.publish.title}:"
+            yield f"{title:<12} {job.target_url}"

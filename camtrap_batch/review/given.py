@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from camtrap_batch.catalog.tabular import GivenTable, read_table
-from camtrap_batch.dates import parse_date
+import numpy as np
+
+from camtrap_batch.catalog.csv import COLUMNS, LIKELY
+from camtrap_batch.catalog.tabular import YES, GivenTable, number, read_table
+from camtrap_batch.dates import NULL_OFFSET, Order, check_orders, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.corrections import TRAITS
+from camtrap_batch.vocabulary import EMPTY, is_word_for_empty
 
 Box = tuple[float, float, float, float]
 
 Names = tuple[str, ...]
 """What may identify an image, the most reliable first: its id, its path, the end of its path."""
 
-_YES = frozenset({"1", "true", "yes"})
 _SEX = {"f": "female", "m": "male"}
-_NO_ANIMAL = "empty"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Given:
     Attributes
     ----------
     where : file and line, for messages
-    label : as written there; "empty" if the file says that in its own way
+    label : as written there; `EMPTY` if the file says that in its own way
     images : the images concerned; none if it names an event of this project
     event : id of an event or a sequence; None if it is about single images
     box : x, y, w, h as fractions of the picture
@@ -61,11 +63,15 @@ class Format:
 
     name: str
     is_like: Callable[[Path], bool]
-    read: Callable[[Path], Iterator[Given]]
+    read: Callable[[Path, Order | None], Iterator[Given]]
 
 
-def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Given]]:
+def read_given(path: Path, order: Order | None = None) -> tuple[str, list[Given]]:
     """The format of a file, and what its rows say.
+
+    Parameters
+    ----------
+    order : order of day and month in a table whose dates leave it open
 
     Raises
     ------
@@ -75,8 +81,8 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     if not path.exists():
         raise InputError(f"{path}: no such file")
     for known in FORMATS:
-        if known.name == format_name or (format_name is None and known.is_like(path)):
-            return known.name, list(known.read(path))
+        if known.is_like(path):
+            return known.name, list(known.read(path, order))
     columns = list(read_table(str(path), "corrections").columns) if path.suffix.lower() in _TABLES else []
     found = f"; its columns are: {textwrap.shorten(', '.join(columns), 200)}" if columns else ""
     raise InputError(
@@ -91,9 +97,9 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
 
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx")
 _OWN = {
-    "image": ("image_id", "file_name", "file", "path"),
+    "image": ("image_id", *COLUMNS["file_name"]),
     "event": ("event", "event_id", "seq_id", "sequence"),
-    "label": ("label", "species", "scientific_name", "category"),
+    "label": tuple(dict.fromkeys(("label", "species", "scientific_name", *COLUMNS["category_name"]))),
 }
 
 
@@ -105,11 +111,12 @@ def _is_table(path: Path, *needed: Sequence[str]) -> bool:
     return all(any(name in columns for name in names) for names in needed)
 
 
-def _read_own(path: Path) -> Iterator[Given]:
+def _read_own(path: Path, order: Order | None) -> Iterator[Given]:
     table = read_table(str(path), "corrections")
     label, image, event = (table.name_of(_OWN[what]) for what in ("label", "image", "event"))
     if label is None:
         table.require({"label": _OWN["label"]})
+    said = _times(table, "when", order)
     for row, (where, cells) in enumerate(table.rows()):
         about_image = cells[image] if image else None
         about_event = cells[event] if event and about_image is None else None
@@ -123,7 +130,7 @@ def _read_own(path: Path) -> Iterator[Given]:
             images=((about_image,),) if about_image is not None else (),
             event=about_event,
             who=cells.get("who"),
-            when=_time(table, row, "when"),
+            when=said[row],
             more=_traits(table, row, {name: name for name in TRAITS}),
         )
 
@@ -141,10 +148,10 @@ _TIMELAPSE = {
     "comment": ("comment", "comments", "note", "notes"),
     "who": ("analyst", "observer", "reviewer", "classified_by", "who"),
 }
-_TIMELAPSE_EMPTY = ("empty", "is_empty", "no_animal", "nothing")
+_TIMELAPSE_EMPTY = ("empty", "nothing", *LIKELY["is_empty"])
 
 
-def _read_timelapse(path: Path) -> Iterator[Given]:
+def _read_timelapse(path: Path, _: Order | None) -> Iterator[Given]:
     """Rows with a label; those without one were not looked at. Columns are those of a template.
 
     `RelativePath` begins below the folder that Timelapse was opened in, whose name is `RootFolder` (`Folder`
@@ -157,8 +164,8 @@ def _read_timelapse(path: Path) -> Iterator[Given]:
         table.require({"label": _TIMELAPSE["label"]})
     for row, (where, cells) in enumerate(table.rows()):
         label = cells[found["label"]]
-        if label is None and empty and (cells[empty] or "").casefold() in _YES:
-            label = _NO_ANIMAL
+        if label is None and empty and (cells[empty] or "").casefold() in YES:
+            label = EMPTY
         if label is None or cells["file"] is None:
             continue
         folder = (cells["relativepath"] or "").replace("\\", "/").strip("/")
@@ -176,16 +183,17 @@ def _read_timelapse(path: Path) -> Iterator[Given]:
 # Wildlife Insights
 
 
-def _read_wildlife_insights(path: Path) -> Iterator[Given]:
+def _read_wildlife_insights(path: Path, order: Order | None) -> Iterator[Given]:
     """images.csv of a data download: one row for each object identified in an image."""
     table = read_table(str(path), "corrections")
+    said = _times(table, "identified_on", order)
     for row, (where, cells) in enumerate(table.rows()):
         by = cells.get("identified_by")
         if by is not None and by.casefold() in _MACHINES:
             continue
         label = _of_taxon(cells)
-        if (cells.get("is_blank") or "").casefold() in _YES or (label or "").casefold() == "blank":
-            label = _NO_ANIMAL
+        if (cells.get("is_blank") or "").casefold() in YES or is_word_for_empty(label or ""):
+            label = EMPTY
         if label is None or label.casefold() in _NOT_IDENTIFIED:
             continue
         location = cells.get("location") or ""
@@ -196,7 +204,7 @@ def _read_wildlife_insights(path: Path) -> Iterator[Given]:
             label,
             images=(tuple(name for name in names_of_image if name),),
             who=by,
-            when=_time(table, row, "identified_on"),
+            when=said[row],
             more=_traits(
                 table,
                 row,
@@ -208,7 +216,7 @@ def _read_wildlife_insights(path: Path) -> Iterator[Given]:
                     "individual": "individual_id",
                     "comment": "individual_animal_notes",
                 }
-                if label != _NO_ANIMAL
+                if label != EMPTY
                 else {},
             ),
         )
@@ -253,7 +261,7 @@ _DP_TRAITS = {
 }
 
 
-def _read_camtrap_dp(path: Path) -> Iterator[Given]:
+def _read_camtrap_dp(path: Path, _: Order | None) -> Iterator[Given]:
     """What people observed (classificationMethod human) in media, or in events, that is, in the media taken
     during them."""
     from camtrap_batch.catalog.datapackage import open_package
@@ -272,7 +280,7 @@ def _read_camtrap_dp(path: Path) -> Iterator[Given]:
         where = f"{path}: observations, line {line}"
         if (row["classificationMethod"] or "human") != "human":
             continue
-        label = {"blank": _NO_ANIMAL, "animal": row["scientificName"]}.get(
+        label = {"blank": EMPTY, "animal": row["scientificName"]}.get(
             row["observationType"], row["observationType"]
         )
         if label in (None, "unknown", "unclassified"):
@@ -306,14 +314,14 @@ def _is_label_studio(path: Path) -> bool:
         return file.read(1024).lstrip().startswith("[")
 
 
-def _read_label_studio(path: Path) -> Iterator[Given]:
+def _read_label_studio(path: Path, _: Order | None) -> Iterator[Given]:
     """Tasks with annotations, as Label Studio exports them (JSON), or one annotation each (JSON-MIN)."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as JSON: {problem}") from None
-    for number, task in enumerate(tasks, 1):
-        where = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
+    for which, task in enumerate(tasks, 1):
+        where = f"{path}: task {task.get('id', which) if isinstance(task, dict) else which}"
         if isinstance(task, dict) and "annotation_id" in task and "annotations" not in task:
             yield from _label_studio_min(task, where)
             continue
@@ -426,14 +434,9 @@ def _clean(given: dict[str, Any], where: str) -> dict[str, Any]:
     """Traits without those that are not given; counts as whole numbers."""
     more = {what: value for what, value in given.items() if value not in (None, "")}
     if "count" in more:
-        try:
-            count = float(more["count"])
-            if count < 0 or not count.is_integer():
-                raise ValueError
-        except ValueError:
-            raise InputError(
-                f"{where}: count: {more['count']!r} should be a whole number, 0 or more"
-            ) from None
+        count = number(str(more["count"]))
+        if count is None or count < 0 or not count.is_integer():
+            raise InputError(f"{where}: count: {more['count']!r} should be a whole number, 0 or more")
         more["count"] = int(count)
     for what in ("sex", "life_stage"):
         if what in more:
@@ -441,16 +444,21 @@ def _clean(given: dict[str, Any], where: str) -> dict[str, Any]:
     return more
 
 
-def _time(table: GivenTable, row: int, name: str) -> dt.datetime | None:
-    cell = table.columns[name][row] if name in table.columns else None
-    if cell is None:
-        return None
-    moment = _moment(cell)
-    if moment is None:
+def _times(table: GivenTable, name: str, order: Order | None) -> list[dt.datetime | None]:
+    """A column of moments; those without an offset are taken as UTC. Raises InputError if one can't be
+    read, or it is open whether its day or its month comes first."""
+    cells = table.columns.get(name, [None] * len(table))
+    dates = parse_dates(cells)
+    if dates.undecided and order is not None:
+        dates = parse_dates(cells, order)
+    check_orders(dates, cells, lambda row: f"{table.at(row)}: {name}: {cells[row]!r}", None)
+    for row in sorted([*dates.strange, *dates.placeholders]):
         raise InputError(
-            f"{table.at(row)}: {name}: {cell!r} should be a date and time, such as 2026-11-30 14:05"
+            f"{table.at(row)}: {name}: {cells[row]!r} should be a date and time, such as 2026-11-30 14:05"
         )
-    return moment
+    minutes = np.where(dates.offsets == NULL_OFFSET, 0, dates.offsets)
+    times = dates.times - minutes.astype("timedelta64[m]")
+    return [None if time is None else time.replace(tzinfo=dt.UTC) for time in times.astype(object).tolist()]
 
 
 def _moment(text: str | None) -> dt.datetime | None:
@@ -468,7 +476,9 @@ def _moment(text: str | None) -> dt.datetime | None:
 
 
 def _part(value: str | None, where: str) -> float | None:
-    try:
-        return None if value in (None, "") else float(str(value))
-    except ValueError:
-        raise InputError(f"{where}: {value!r} should be a number between 0 and 1") from None
+    if value in (None, ""):
+        return None
+    found = number(str(value))
+    if found is None:
+        raise InputError(f"{where}: {value!r} should be a number between 0 and 1")
+    return found

@@ -12,19 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.labels import label_key, without_author
+from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.errors import InputError
+from camtrap_batch.images.sources.base import path_key
 from camtrap_batch.review.given import Given, Names
 from camtrap_batch.store.corrections import TRAITS, Correction, Scope, read_corrections, standing
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import PERSONS, is_word_for_empty
 
 PERSON = "person"
-
-_WORDS = {
-    EMPTY: ("empty", "blank", "nothing", "no animal", "none"),
-    PERSON: ("person", "human", "homo sapiens", "people"),
-}
-"""Labels with a meaning -> the spellings that people use."""
 
 
 @dataclass
@@ -70,7 +67,7 @@ class Images:
         flat = [(at, name) for at, names in enumerate(wanted) for name in names]
         if not flat:
             return found
-        names = pa.array([_tidy(name) for _, name in flat], pa.string())
+        names = pa.array([tidy_name(name) for _, name in flat], pa.string())
         for column in (self._ids, self._names):
             for (at, _), row in zip(flat, pc.index_in(names, column).to_pylist(), strict=True):
                 if row is not None and found[at] is None:
@@ -95,11 +92,11 @@ class Images:
         if self._by_end is None:
             self._by_end = {}
             for row, path in enumerate(self._names.to_pylist()):
-                self._by_end.setdefault(path.rpartition("/")[2].casefold(), []).append(row)
-        wanted = name.casefold()
+                self._by_end.setdefault(path_key(path.rpartition("/")[2]), []).append(row)
+        wanted = path_key(name)
         alike = []
         for row in self._by_end.get(wanted.rpartition("/")[2], ()):
-            path = self._names[row].as_py().casefold()
+            path = path_key(self._names[row].as_py())
             if path == wanted or path.endswith(f"/{wanted}") or wanted.endswith(f"/{path}"):
                 alike.append(row)
         return alike[0] if len(alike) == 1 else None
@@ -121,7 +118,7 @@ def match(
     ----------
     known_labels : classes and categories; a label that differs from one of these, from one that people gave
         before, or from one further up in the file only in case or blanks is taken for it
-    empty : the label that means: no animal
+    empty : the label that means that there is no animal
     who, when : defaults for rows that do not say
     source : where it was said; rows of a source that were recorded before are not recorded again
 
@@ -134,17 +131,17 @@ def match(
     images = Images(run)
     before = read_corrections(run)
     read_before = {
-        (plain(label or ""), *ids)
+        (label_key(label or ""), *ids)
         for label, ids, its_source in zip(
             *(before[name].to_pylist() for name in ("label", "images", "source")), strict=True
         )
         if its_source == source
     }
-    spelling = {plain(label): label for label in known_labels}
+    spelling = {label_key(label): label for label in known_labels}
     # The name is what people wrote first, so that another spelling does not become another species.
     for label in before["label"].drop_null().unique().to_pylist():
-        if not any(plain(label) in words for words in _WORDS.values()):
-            spelling.setdefault(plain(label), label)
+        if not is_word_for_empty(label) and label_key(label) not in PERSONS:
+            spelling.setdefault(label_key(label), label)
     known = frozenset(spelling)
     found = images.find([names for row in rows for names in row.images])
     matched, at = Matched(), 0
@@ -158,8 +155,8 @@ def match(
             matched.unmatched.append(row)
             continue
         label = spell(row.label, spelling, empty)
-        if plain(label) not in known and label not in (empty, PERSON):
-            spelling.setdefault(plain(label), label)
+        if label_key(label) not in known and label not in (empty, PERSON):
+            spelling.setdefault(label_key(label), label)
             matched.unknown_labels[label] += 1
         picked = images.rows.take(pa.array(numbers))
         correction = Correction(
@@ -174,7 +171,7 @@ def match(
             box=row.box,
             **row.more,
         )
-        if (plain(label), *correction.images) in read_before:
+        if (label_key(label), *correction.images) in read_before:
             matched.unchanged += 1
         else:
             matched.corrections.append(correction)
@@ -224,22 +221,12 @@ def _said(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def spell(given: str, spelling: dict[str, str], empty: str) -> str:
-    """A label in its known spelling: `spelling` maps the result of `plain` to how it is written."""
-    key = plain(given)
+    """A label in its known spelling: `spelling` maps the result of `label_key` to how it is written."""
+    key = label_key(given)
     if key in spelling:
         return spelling[key]
-    for label, words in _WORDS.items():
-        if key in words and label == EMPTY:
-            return empty
-        if key in words:  # the data set's own word for people, if it has one
-            return next((spelling[word] for word in words if word in spelling), label)
-    return " ".join(given.split())
-
-
-def plain(label: str) -> str:
-    """What different spellings of a label have in common: it ignores case and redundant blanks."""
-    return " ".join(label.split()).casefold()
-
-
-def _tidy(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
+    if is_word_for_empty(given):
+        return empty
+    if key in PERSONS:  # the data set's own word for people, if it has one
+        return next((spelling[word] for word in PERSONS if word in spelling), PERSON)
+    return without_author(given)

@@ -8,8 +8,7 @@ another draw.
 from __future__ import annotations
 
 import datetime as dt
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,8 @@ import pyarrow as pa
 
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import Damaged
+from camtrap_batch.store import copies
+from camtrap_batch.store.records import Unreadable, from_json, to_json
 from camtrap_batch.store.run import Run
 from camtrap_batch.survey.design import draw, make_strata
 
@@ -80,8 +81,11 @@ def bring_draw(
             of.tolist(),
             (strata.drawn[of] / strata.sizes[of]).tolist(),
         )
-        run.folder.write(path, json.dumps(asdict(made), ensure_ascii=False).encode())
-    return _read(run, path)
+        run.folder.create(path, to_json(made))
+    drawn = _read(run, path)
+    if not run.folder.exists(copies.path_of(path)):
+        copies.keep(run.folder, [path])
+    return drawn
 
 
 def read_draws(run: Run) -> list[Draw]:
@@ -99,7 +103,8 @@ def find_rows(drawn: Draw, location: pa.Array, seq_id: pa.Array) -> Ints:
 
 def _read(run: Run, path: str) -> Draw:
     try:
-        return Draw(**json.loads(run.folder.read(path)))
-    except (ValueError, TypeError) as problem:
-        fault = f"is not a sample ({problem}): move it away, and draw again"
+        return from_json(run.folder.read(path), Draw)
+    except Unreadable as problem:
+        fault = f"is not a sample ({problem}): `camtrap check JOB --repair` restores it from its copy, if it "
+        fault += "has one; otherwise move it away, and draw again"
         raise Damaged(run.folder.url, path, fault) from None

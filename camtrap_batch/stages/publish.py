@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,11 +14,20 @@ import pyarrow.compute as pc
 
 from camtrap_batch.codes import if_else
 from camtrap_batch.detection.people import SURE, find_people
-from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.errors import (
+    CamtrapError,
+    Damaged,
+    InputError,
+    Interrupted,
+    LeaseLost,
+    StageError,
+    TargetUnreachable,
+)
 from camtrap_batch.events.sequences import HUMAN, MACHINE
 from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.options import whole_number
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -35,11 +44,12 @@ from camtrap_batch.targets import (
     PHOTOS,
     LayerRows,
     Push,
+    Target,
     Wanted,
     camera_rows,
     event_rows,
     photo_rows,
-    target_of,
+    targets_of,
 )
 from camtrap_batch.targets.base import OK, Photo, TakesEventPhotos, TakesPhotos
 from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
@@ -77,7 +87,9 @@ class PublishStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
 
-        `--snapshot` says which result of `merge`; its rows replace those on the layer.
+        `--snapshot` says which result of `merge`; its rows replace those on the layer. A public target
+        beside the job's own gets its part of the same rows, and is pushed to by itself: what goes wrong with
+        one of the two does not keep the other from being brought up to date.
 
         Raises
         ------
@@ -87,32 +99,65 @@ class PublishStage(Stage):
             The target can't be written, or more of a layer would be deleted than is allowed, and nothing was
             changed; or some rows failed.
         """
-        started = time.monotonic()
         run, number = context.run, context.option(SNAPSHOT)
         merged = MergeResult.find(run, number)
-        shown = public_places(merged) if context.job.publish.public else None
-        rows = layer_rows(merged, context.job, shown)
         # Whoever pushes an older result wants rows that are newer to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
-        target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
-        if not context.dry_run:
-            context.begin_writing(only_if_needed=True)
-        push = target.push(rows, dry_run=context.dry_run)
-        result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
-        result.notes += shown.notes if shown is not None else ()
+        targets = targets_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
+        if len(targets) > 1:
+            for _, target in targets:  # both, before either is changed
+                target.check(empty_rows(context.job.name))
+        result = StageResult(self.name)
         if number is not None:
-            result.notes.insert(
-                0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
-            )
-        answered = push.edits.filter(push.edits["result"].is_valid())
+            holds = "would hold" if context.dry_run else "holds"
+            result.notes.append(f"{merged.describe()} is what the layer {holds}")
+        wrong: dict[str, CamtrapError] = {}
+        edits = 0
+        for its, target in targets:
+            key = its.job.publish.key
+            if key != KEY and context.stop.is_set() and not wrong:
+                raise Interrupted(f"publish: interrupted before {key}; the same command goes on")
+            try:
+                edits += _push(context, result, replace(merged, run=its), target)
+            except (LeaseLost, Damaged):
+                raise
+            except (StageError, InputError) as problem:
+                wrong[key] = problem
+        _require_all(wrong, [its.job.publish.key for its, _ in targets])
+        if context.dry_run and not edits and (ledger := run.current("ledger")) is not None:
+            result.snapshots = {"ledger": ledger.number}
+        return result
+
+
+STAGE = PublishStage()
+
+
+def _push(context: Context, result: StageResult, merged: MergeResult, target: Target) -> int:
+    """Push to one target, and add what was done to `result`; returns the number of edits.
+
+    Parameters
+    ----------
+    merged : what is pushed; its run's job has the target as its only one
+    """
+    started = time.monotonic()
+    job = merged.run.job
+    shown = public_places(merged) if job.publish.is_public else None
+    rows = layer_rows(merged, job, shown)
+    if not context.dry_run:
+        context.begin_writing(only_if_needed=True)
+    push = target.push(rows, dry_run=context.dry_run)
+    n_edits: int = push.edits.num_rows
+    result.rows += sum(layer.columns.num_rows for layer in rows)
+    notes = [*_describe(push), *(shown.notes if shown is not None else ())]
+    answered = push.edits.filter(push.edits["result"].is_valid())
+    try:
         if context.dry_run:
-            if not push.edits.num_rows and (ledger := run.current("ledger")) is not None:
-                result.snapshots = {"ledger": ledger.number}
-            return result
+            return n_edits
         if answered.num_rows:
             context.begin_writing()
-            _keep_ledger(run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
-            run.log("pushed", stage="publish", target=run.job.target_url, edits=answered.num_rows)
+            _keep_ledger(context.run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
+            about = {"key": job.publish.key, "target": job.target_url, "edits": answered.num_rows}
+            context.run.log("pushed", stage="publish", **about, locations=merged.number)
         _require_done(push)
         if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
             raise Interrupted(
@@ -120,25 +165,39 @@ class PublishStage(Stage):
                 "the same command goes on"
             )
         if isinstance(target, TakesPhotos) and target.wants_photos:
-            result.notes += target.attach(_best_photos(context, merged), _BEST_NAME)
+            notes += target.attach(_best_photos(merged), _BEST_NAME)
         if isinstance(target, TakesEventPhotos) and target.wants_event_photos:
-            result.notes += target.attach_to_events(_event_photos(context, merged), _BEST_NAME)
+            notes += target.attach_to_events(_event_photos(merged), _BEST_NAME)
         if answered.num_rows:
             result.shards = result.shards_run = 1
-            result.seconds = time.monotonic() - started
-        return result
+            result.seconds += time.monotonic() - started
+        return n_edits
+    finally:
+        key = job.publish.key
+        result.notes += notes if key == KEY else [f"{key}: {note}" for note in notes]
 
 
-STAGE = PublishStage()
+def _require_all(wrong: Mapping[str, CamtrapError], keys: Sequence[str]) -> None:
+    """Raise what went wrong with a target; if the job has two, also say what became of the other."""
+    if not wrong:
+        return
+    if len(keys) == 1:
+        raise wrong[keys[0]]
+    said = {key: str(problem).removeprefix(f"{KEY}: ") for key, problem in wrong.items()}
+    text = "; ".join(f"{key}: {said[key]}" if key in said else f"{key} is up to date" for key in keys)
+    for kind in (InputError, TargetUnreachable):
+        if all(isinstance(problem, kind) for problem in wrong.values()):
+            raise kind(text)
+    raise StageError(text)
 
 
-def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]]:
+def _best_photos(merged: MergeResult) -> dict[str, list[Photo]]:
     """Camera location -> a photo of each species: the best image of the most confident event."""
     order = [("confidence", "descending"), ("event_id", "ascending")]
     best: dict[tuple[str, str], str] = {}
-    for event in _shown_events(context, merged).sort_by(order).to_pylist():
+    for event in _shown_events(merged).sort_by(order).to_pylist():
         best.setdefault((event["location"], event["label"]), event["best_image_id"])
-    pictures = _pictures(context, merged, set(best.values()))
+    pictures = _pictures(merged, set(best.values()))
     photos: dict[str, list[Photo]] = {}
     for (location, label), image_id in sorted(best.items()):
         if (data := pictures.get(image_id)) is not None:
@@ -146,12 +205,12 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     return photos
 
 
-def _event_photos(context: Context, merged: MergeResult) -> Iterator[dict[str, list[Photo]]]:
+def _event_photos(merged: MergeResult) -> Iterator[dict[str, list[Photo]]]:
     """Event id -> its best image, in batches of some thousand."""
-    events = _shown_events(context, merged).sort_by([("event_id", "ascending")])
+    events = _shown_events(merged).sort_by([("event_id", "ascending")])
     for start in range(0, events.num_rows, _EVENTS_AT_ONCE):
         some = events.slice(start, _EVENTS_AT_ONCE).to_pylist()
-        pictures = _pictures(context, merged, {event["best_image_id"] for event in some})
+        pictures = _pictures(merged, {event["best_image_id"] for event in some})
         photos = {
             event["event_id"]: [_photo(event["label"], event["best_image_id"], data)]
             for event in some
@@ -161,12 +220,12 @@ def _event_photos(context: Context, merged: MergeResult) -> Iterator[dict[str, l
             yield photos
 
 
-def _shown_events(context: Context, merged: MergeResult) -> pa.Table:
+def _shown_events(merged: MergeResult) -> pa.Table:
     """Events whose photo may be attached: labelled ones, and for the public those without people."""
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
-    if context.job.publish.public:
+    if merged.run.job.publish.is_public:
         frames = merged.table("frames").to_table(columns=["image_id", "label"])
         predictions = merged.table("predictions").to_table(columns=["label"])
         people = frames["image_id"].filter(_shows_people(merged, frames, predictions))
@@ -177,16 +236,16 @@ def _shown_events(context: Context, merged: MergeResult) -> pa.Table:
     return events.filter(pc.and_(is_known, is_labelled))
 
 
-def _pictures(context: Context, merged: MergeResult, image_ids: set[str]) -> dict[str, bytes]:
+def _pictures(merged: MergeResult, image_ids: set[str]) -> dict[str, bytes]:
     """Images in the form in which they are attached."""
     wanted = pa.array(sorted(image_ids), pa.string())
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
-    found = find_people(context.run, ids)
+    found = find_people(merged.run, ids)
     return {
-        ids[index]: _attached(shown, source, is_public=hides_places(context.job))
+        ids[index]: _attached(shown, source, is_public=hides_places(merged.run.job))
         for index, data, source in read_pictures(
-            context.run.folder, image_root(context.job), rows, use_thumbnails=True
+            merged.run.folder, image_root(merged.run.job), rows, use_thumbnails=True
         )
         if data is not None and (shown := found.picture(ids[index], data)) is not None
     }
@@ -222,7 +281,8 @@ def _require_done(push: Push) -> None:
 
 def check_target(job: Job) -> None:
     """Raise UserError if it is clear beforehand that the target can't be pushed to."""
-    target_of(Run(job)).check(empty_rows(job.name))
+    for _, target in targets_of(Run(job)):
+        target.check(empty_rows(job.name))
 
 
 def empty_rows(job: str) -> list[LayerRows]:
@@ -346,6 +406,8 @@ def _describe(push: Push) -> list[str]:
     most = sorted(cameras.items(), key=lambda item: (-item[1], item[0]))
     if most:
         shown = ", ".join(f"{location} {number:,}" for location, number in most[:_SHOWN_CAMERAS])
-        more = f", and {len(most) - _SHOWN_CAMERAS} more cameras" if len(most) > _SHOWN_CAMERAS else ""
+        more = (
+            f", and {plural(len(most) - _SHOWN_CAMERAS, 'more camera')}" if len(most) > _SHOWN_CAMERAS else ""
+        )
         notes.append(f"edits by camera: {shown}{more}")
     return notes

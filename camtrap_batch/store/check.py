@@ -19,7 +19,8 @@ from camtrap_batch.errors import CamtrapError, Damaged
 from camtrap_batch.store import copies, corrections, identity, lease, redo, schemas, snapshots
 from camtrap_batch.store.folder import Entry, Folder, is_staged
 from camtrap_batch.store.log import LOG, PARTS
-from camtrap_batch.store.records import Unreadable, from_json
+from camtrap_batch.store.loose import Loose, find_loose
+from camtrap_batch.store.records import OTHER_BYTES, Unreadable, from_json
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Overtaken, Snapshot
 from camtrap_batch.store.tables import find_damage, read_file, shard_of
@@ -32,7 +33,8 @@ receipts."""
 ASIDE = "damaged"
 """Folder, in the run folder, for what a repair puts aside; nothing in it is read or deleted."""
 
-_OF_MODELS = frozenset({"model.json", "model.safetensors", "model.onnx"})
+_WEIGHTS = ("model.safetensors", "model.onnx")
+_OF_MODELS = frozenset({"model.json", *_WEIGHTS})
 """Files without which a model can't be used; the others say how good it is."""
 
 _RECORDS = {"snapshots": 2, "receipts": 3, "plans": 2, "redo": 1, "lease": 1}
@@ -40,7 +42,6 @@ _RECORDS = {"snapshots": 2, "receipts": 3, "plans": 2, "redo": 1, "lease": 1}
 
 _AT_ONCE = 8
 _CHUNK = 2**20
-_OTHER_BYTES = "is damaged (not the bytes that were written)"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def check(
     repair: bool = False,
     model_fault: Callable[[Folder], str | None] = lambda _: None,
     figure_faults: Callable[[Folder], dict[str, str]] = lambda _: {},
+    detector_fault: Callable[[Folder], str | None] = lambda _: None,
 ) -> Report:
     """Read a run folder.
 
@@ -90,6 +92,7 @@ def check(
     model_fault : returns what is wrong with a model's folder, None if nothing is; called for models whose
         receipts have no hashes
     figure_faults : returns the files of figures of such a model that can't be read, and why
+    detector_fault : returns what is wrong with a detector's folder; called for those without sums
 
     Raises
     ------
@@ -98,7 +101,7 @@ def check(
     InputError
         It is not a run folder, or a newer version wrote it.
     """
-    checking = _Check(folder, repair=repair, model_fault=model_fault, figure_faults=figure_faults)
+    checking = _Check(folder, repair, model_fault, figure_faults, detector_fault)
     if not repair:
         return checking.run()
     if folder.exists("format.json"):
@@ -114,20 +117,21 @@ def _mend_identity(folder: Folder) -> None:
     except CamtrapError as problem:
         if problem.exit_code == 2:  # from a newer version, which nothing here would understand
             raise
-        identity.write_identity(folder, anew=True)
+        identity.write_identity(folder, again=True)
 
 
 class _Check:
     def __init__(
         self,
         folder: Folder,
-        *,
         repair: bool,
         model_fault: Callable[[Folder], str | None],
         figure_faults: Callable[[Folder], dict[str, str]],
+        detector_fault: Callable[[Folder], str | None],
     ) -> None:
         self.folder, self.repair = folder, repair
         self.model_fault, self.figure_faults = model_fault, figure_faults
+        self.detector_fault = detector_fault
         self.report = Report()
         self.snapshots: dict[tuple[str, int], Snapshot] = {}
         self.receipts: dict[str, Receipt] = {}
@@ -163,6 +167,7 @@ class _Check:
         self._journal()
         self._models()
         self._copies()
+        self._loose()
         self._others({**records["redo"], **records["lease"]})
         self.report.faults.sort(key=lambda fault: (not fault.counts, fault.file))
         if self.repair:
@@ -219,9 +224,12 @@ class _Check:
             there = [each for other, each in self.snapshots if other == table]
             path = snapshots.pointer(table)
             text = records.get(path, b"").strip()
-            if there and (not text.isdigit() or (table, int(text)) not in self.snapshots):
+            is_readable = text.isdigit() and (table, int(text)) in self.snapshots
+            if there and (not is_readable or int(text) != max(there)):
                 what = "is missing" if path not in records else "does not name a snapshot that can be read"
-                self._found(path, what, f"it names {max(there)} again")
+                # A driver that was killed in its commit leaves an older one; readers go by the newest.
+                what = f"names {int(text)}, and {max(there)} is the newest" if is_readable else what
+                self._found(path, what, f"it names {max(there)} again", counts=not is_readable)
                 if self.repair:
                     snapshots.point_at_newest(self.folder, table)
 
@@ -399,7 +407,7 @@ class _Check:
             found = self._hash_of(file.file)
         except FileNotFoundError:
             return "is missing"
-        return None if found == file.sha256 else _OTHER_BYTES
+        return None if found == file.sha256 else OTHER_BYTES
 
     def _hash_of(self, path: str) -> str:
         found = hashlib.sha256()
@@ -465,7 +473,7 @@ class _Check:
                 for file, why in self.figure_faults(model).items():
                     self._spoilt_figures(f"{where}/{file}", f"is damaged ({why})")
                 continue
-            what = what or _OTHER_BYTES
+            what = what or OTHER_BYTES
             paths = [path for path in self.entries if path.startswith(f"{where}/")]
             if receipt is None:
                 self._found(where, what, "copy or import it again")
@@ -487,7 +495,7 @@ class _Check:
             self._hashes[path] = sha256
             if path in self.entries and self._hash_of(path) == sha256:
                 continue
-            what = _OTHER_BYTES if path in self.entries else "is missing"
+            what = OTHER_BYTES if path in self.entries else "is missing"
             if (data := copies.find(self.folder, path, sha256)) is not None:
                 self._restore(path, what, data)
             elif name in _OF_MODELS:
@@ -495,34 +503,69 @@ class _Check:
             elif path in self.entries:
                 self._spoilt_figures(path, what)
             else:
-                self._found(path, what, "only figures of the model were in it", counts=False)
+                self._found(path, what, "it only held figures about the model", counts=False)
         return is_whole if hashes else None
 
     def _spoilt_figures(self, path: str, what: str) -> None:
-        then = f"only figures of the model are in it: it is put aside as {ASIDE}/{path}"
+        then = f"it only holds figures about the model, and is put aside as {ASIDE}/{path}"
         self._found(path, what, then)
         self._put_aside(path)
 
     def _copies(self) -> None:
-        """Second copies that no longer match their originals."""
+        """Second copies that no longer match their originals, or are missing."""
+        for original, sha256 in self._hashes.items():
+            path = copies.path_of(original)
+            is_copied = path in self.entries or original.endswith(_WEIGHTS)
+            if not is_copied and original in self.entries and self._hash_of(original) == sha256:
+                self._found(path, "is missing", "it is made again", counts=False)
+                if self.repair:
+                    copies.keep(self.folder, [original])
         for path in [path for path in self.entries if path.startswith(f"{copies.COPIES}/")]:
             original = path.removeprefix(f"{copies.COPIES}/")
+            if original.startswith("samples/"):  # see `loose`
+                continue
             right = self._hashes.get(original)
-            if right is None or self._hash_of(path) == right:
+            if right is None:
+                if original in self.entries and self._hash_of(path) != self._hash_of(original):
+                    what = f"differs from {original}, and nothing says which of the two is right"
+                    self._found(path, what, counts=False)
+                continue
+            if self._hash_of(path) == right:
                 continue
             is_there = original in self.entries and self._hash_of(original) == right
             then = "it is made again" if is_there else "so is the original: it is put aside"
-            self._found(path, _OTHER_BYTES, then)
+            self._found(path, OTHER_BYTES, then)
             self._put_aside(path)
             if is_there and self.repair:
                 self.folder.write(path, self.folder.read(original))
 
+    def _loose(self) -> None:
+        """Files that nothing names."""
+        # All are found before the first is mended: of two faults in one report each is named.
+        for fault in list(find_loose(self.folder, self.entries, self.detector_fault)):
+            self._found(fault.file, fault.what, fault.then)
+            if self.repair:
+                self._mend(fault)
+
+    def _mend(self, fault: Loose) -> None:
+        for path in fault.files or (fault.file,):
+            if fault.action == "aside":
+                self._put_aside(path)
+            elif fault.action == "replace":
+                self._replace(path, fault.data)
+            elif fault.action == "delete":
+                self.folder.delete(path)
+                self.entries.pop(path, None)
+
     def _restore(self, path: str, what: str, data: bytes) -> None:
         self._found(path, what, "it is restored from its copy")
         if self.repair:
-            self._put_aside(path)
-            self.folder.write(path, data)
-            self.entries[path] = Entry(path, len(data), None)
+            self._replace(path, data)
+
+    def _replace(self, path: str, data: bytes) -> None:
+        self._put_aside(path)
+        self.folder.write(path, data)
+        self.entries[path] = Entry(path, len(data), None)
 
     def _put_aside(self, path: str) -> None:
         """Move a file to where nothing is read or deleted."""
@@ -554,13 +597,6 @@ class _Check:
                 self._found(path, f"{plural(bad, 'line is', 'lines are')} not JSON", "removed")
                 if self.repair:
                     self.folder.write(path, b"".join(good))
-        for entry in self.entries.values():
-            size = entry.path.rpartition("-")[2]
-            if entry.path.startswith("attachments/") and size.isdecimal() and int(size) != entry.bytes:
-                what = f"has {entry.bytes:,} bytes instead of {int(size):,}"
-                self._found(entry.path, what, "it is downloaded again")
-                if self.repair:
-                    self.folder.delete(entry.path)
 
     # Helpers for the above.
 

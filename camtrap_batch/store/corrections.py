@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from camtrap_batch.errors import Damaged
 from camtrap_batch.store import copies, snapshots
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.records import is_as_written, with_sum
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CORRECTIONS
 from camtrap_batch.store.shards import File, Plan, Shard, digest, find_faults
@@ -121,7 +122,7 @@ def record(run: Run, corrections: Sequence[Correction]) -> int:
 
 def write_journal(folder: Folder, corrections: Sequence[Correction]) -> str:
     """Store corrections without looking at what is already there; returns the journal's new file."""
-    rows = [one.as_row() for one in corrections]
+    rows = [with_sum(one.as_row()) for one in corrections]
     stamp = max(row["when"] for row in rows).replace(":", "").replace("+0000", "Z")
     path = f"{JOURNAL}/{stamp}-{uuid.uuid4().hex[:12]}.json"
     folder.write(path, json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n")
@@ -297,10 +298,14 @@ def parse_journal(data: bytes) -> pa.Table:
     """The corrections in a file of the journal. Raises ValueError if it is not what was written."""
     rows = json.loads(data)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("it is no list of corrections")
+        raise ValueError("it is not a list of corrections")
     for number, row in enumerate(rows, 1):
         if missing := [name for name in _NEVER_NULL if row.get(name) is None]:
             raise ValueError(f"correction {number} has no {missing[0]}")
+        if not is_as_written(row):
+            raise ValueError(
+                f'correction {number} is not as it was written; a change that is meant removes its "sum"'
+            )
     try:
         read = [{**row, "when": dt.datetime.fromisoformat(row["when"])} for row in rows]
         table = pa.Table.from_pylist(read, CORRECTIONS)
@@ -308,7 +313,7 @@ def parse_journal(data: bytes) -> pa.Table:
         raise ValueError(" ".join(str(problem).split())) from None
     lengths = [pc.list_value_length(table[name]) for name in ("images", "sha256")]
     if not lengths[0].equals(lengths[1]):
-        raise ValueError("a correction has not as many hashes as images")
+        raise ValueError("a correction does not have as many hashes as images")
     return table
 
 

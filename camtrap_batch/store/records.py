@@ -1,13 +1,16 @@
 """JSON records of a run folder: every value is checked on reading, and unknown fields are kept.
 
 A record that an older version wrote may lack fields that have a default; one that a newer version wrote may
-have others, which are kept in `more` and written back.
+have others, which are kept in `more` and written back. Its last field, `sum`, is a checksum of what precedes
+it. A record without one, or one that somebody has reformatted, is taken as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import zlib
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +18,12 @@ import msgspec
 _T = TypeVar("_T")
 
 _MORE = "more"
+_SUM = "sum"
+_LAST_FIELD = re.compile(rb',"sum":"([0-9a-f]{8})"}\Z')
+
+_LENGTH = len(b',"sum":"01234567"}')
+
+OTHER_BYTES = "is damaged (not the bytes that were written)"
 
 
 class Unreadable(ValueError):
@@ -22,8 +31,33 @@ class Unreadable(ValueError):
 
 
 def to_json(record: Any) -> bytes:
-    """A data class as JSON."""
-    return json.dumps(as_dict(record), ensure_ascii=False, separators=(",", ":")).encode()
+    """A data class as JSON, with a checksum."""
+    return dict_to_json(as_dict(record))
+
+
+def dict_to_json(record: dict[str, Any]) -> bytes:
+    """The same for a dict that is not empty."""
+    data = _compact(record)
+    return data[:-1] + b',"%s":"%08x"}' % (_SUM.encode(), zlib.crc32(data))
+
+
+def with_sum(record: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of its values, whichever way it is formatted."""
+    return {**record, _SUM: _sum_of(record)}
+
+
+def is_as_written(record: dict[str, Any]) -> bool:
+    """Whether an object that `with_sum` made is as it was; one without a checksum is."""
+    return _SUM not in record or record[_SUM] == _sum_of(record)
+
+
+def _sum_of(record: dict[str, Any]) -> str:
+    values = {name: record[name] for name in sorted(record) if name != _SUM}
+    return f"{zlib.crc32(_compact(values)):08x}"
+
+
+def _compact(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def as_dict(record: Any) -> dict[str, Any]:
@@ -59,6 +93,10 @@ def from_json(data: bytes, kind: type[_T]) -> _T:
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         is_short = "truncated" in str(problem)
         raise Unreadable("is cut off" if is_short else f"is not JSON: {problem}") from None
+    if isinstance(record, dict) and record.pop(_SUM, None) is not None:
+        last = _LAST_FIELD.search(data[-_LENGTH:])
+        if last and int(last[1], 16) != zlib.crc32(data[:-_LENGTH] + b"}"):
+            raise Unreadable(OTHER_BYTES)
     return convert(record, kind)
 
 

@@ -24,7 +24,7 @@ from camtrap_batch.errors import BrokenPromise, InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import Unreadable, from_json, to_json
+from camtrap_batch.store.records import Unreadable, dict_to_json, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Plan:
 
     def freeze(self, folder: Folder) -> None:
         """Write the plan, unless it is there and can be read."""
-        data = _encode(
+        data = dict_to_json(
             {**asdict(self), "created": now(), "shards": [[s.id, s.start, s.stop] for s in self.shards]}
         )
         if folder.create(self.path, data):
@@ -240,7 +240,7 @@ def find_receipts(
             wrong += [f"{folder.url}/{text}; its shard is redone" for text in bad]
             if not bad:
                 found[receipt.shard_id] = receipt
-        # If one plan's receipt is of no use, another's may be.
+        # If one plan's receipt is unusable, another's may be.
         paths = {name: found_at[1:] for name, found_at in paths.items() if name not in found and found_at[1:]}
     say_all(wrong)
     return found
@@ -408,7 +408,3 @@ def now() -> str:
 
 def receipt_path(stage: str, plan_id: str, shard_id: str) -> str:
     return f"receipts/{stage}/{plan_id}/{shard_id}.json"
-
-
-def _encode(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()

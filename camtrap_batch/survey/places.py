@@ -128,7 +128,7 @@ def sensitive_of(job: Job) -> Sensitive | None:
 
 def hides_places(job: Job) -> bool:
     """Whether photos that are handed out lose their metadata: cameras write their position into EXIF."""
-    return job.publish.public or job.publish.sensitive is not None
+    return job.publish.is_public or job.publish.sensitive is not None
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[
     if telling := _named_by_place(merged, locations, is_near):
         notes.append(
             f"publish.sensitive: the name of {telling[0]!r}, or of its files, has its coordinates in it "
-            f"(such locations: {len(telling):,}); names leave as they are"
+            f"(such locations: {len(telling):,}); names are not changed"
         )
     return Shown(*move(locations, grid), tuple(notes))
 

@@ -7,14 +7,14 @@ of a portal.
 
 from __future__ import annotations
 
-from camtrap_batch.targets.base import LAYERS, TARGETS, LayerRows, Push, Target, Wanted, target_of
+from camtrap_batch.targets.base import LAYERS, TARGETS, LayerRows, Push, Target, Wanted, targets_of
 from camtrap_batch.targets.rows import PHOTOS, camera_rows, event_rows, photo_rows
 
 __all__ = [
     "TARGETS",
     "Target",
     "Wanted",
-    "target_of",
+    "targets_of",
     "LayerRows",
     "Push",
     "LAYERS",

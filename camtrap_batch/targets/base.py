@@ -20,6 +20,7 @@ from camtrap_batch.job.publish import Publish
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import LEDGER
+from camtrap_batch.vocabulary import plural
 
 LAYERS = ("cameras", "events", "photos")
 """What a job pushes (see `rows`)."""
@@ -103,7 +104,7 @@ class Push:
 def require_unique(keys: pa.ChunkedArray, what: str) -> None:
     """Raise InputError if a key is null, or occurs twice."""
     if keys.null_count:
-        raise InputError(f"{what} is empty in {keys.null_count} rows; every row needs one")
+        raise InputError(f"{what} is empty in {plural(keys.null_count, 'row')}; every row needs one")
     if pc.count_distinct(keys).as_py() != len(keys):
         counted = pc.value_counts(keys)
         twice = counted.filter(pc.greater(counted.field("counts"), 1))[0]["values"].as_py()
@@ -187,6 +188,21 @@ class Target(Protocol):
 
 
 @runtime_checkable
+class HasIdentity(Protocol):
+    """A target that can be named in several ways: two with an identity in common write to the same thing."""
+
+    def identities(self) -> dict[str, str]:
+        """What it writes to: its identity, however the job file names it -> text for people.
+
+        Raises
+        ------
+        InputError, TargetUnreachable
+            It can't be asked.
+        """
+        ...
+
+
+@runtime_checkable
 class TakesPhotos(Protocol):
     """A target to which photos can be attached."""
 
@@ -263,8 +279,36 @@ TARGETS: Registry[type[Target]] = Registry(
 """Name -> target; the first whose section claims the value of `publish.target` is used."""
 
 
-def target_of(run: Run, wanted: Wanted | None = None) -> Target:
-    """The target that a job names. Raises like `Target.of`."""
+def targets_of(run: Run, wanted: Wanted | None = None) -> list[tuple[Run, Target]]:
+    """The target that a job names, and the public one beside it if it has one (`publish.public`).
+
+    Each comes with the run whose job has it as its only target.
+
+    Raises
+    ------
+    InputError
+        Both are the same, or share a layer. Otherwise like `Target.of`.
+    """
+    runs = [run if job is run.job else Run(job) for job in run.job.by_target]
+    found = [(one, _target_of(one, wanted or Wanted())) for one in runs]
+    if len(found) > 1:
+        first, second = (target for _, target in found)
+        theirs = _identities(first) if type(first) is type(second) else {}
+        if shared := sorted(text for identity, text in _identities(second).items() if identity in theirs):
+            raise InputError(
+                f"publish.public: {shared[0]} is also publish.target, which holds exact positions and "
+                "people; name another target"
+            )
+    return found
+
+
+def _target_of(run: Run, wanted: Wanted) -> Target:
     section = type(run.job.publish)
     kind = next(target for _, target in TARGETS.loadable() if target.section is section)
-    return kind.of(run, wanted or Wanted())
+    return kind.of(run, wanted)
+
+
+def _identities(target: Target) -> dict[str, str]:
+    if isinstance(target, HasIdentity):
+        return target.identities()
+    return {target.describe(): target.describe()}

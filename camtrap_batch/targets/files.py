@@ -52,7 +52,7 @@ class FileTarget:
             if file.is_symlink():
                 raise InputError(
                     f"{file}: is a symbolic link, and nothing in the run folder is written through one; give "
-                    "publish.target the path of the file itself"
+                    f"{run.job.publish.key}.target the path of the file itself"
                 )
         return target
 
@@ -113,6 +113,12 @@ class FileTarget:
         """All files of the target."""
         return [self.path]
 
+    def identities(self) -> dict[str, str]:
+        """See `HasIdentity.identities`: a file behind a link, or with two names, is one."""
+        if self.bucket is not None:
+            return {f"{self.bucket.url}/{file}": f"{self.bucket.url}/{file}" for file in self.files()}
+        return {_identity(file): str(file) for file in self.files()}
+
     def faults(self) -> dict[Path, str]:
         """What is wrong with the existing files on disk, as far as can be seen: path -> fault."""
         return {}
@@ -124,3 +130,11 @@ class FileTarget:
     @abstractmethod
     def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:
         """`push`, for a file on disk."""
+
+
+def _identity(file: Path) -> str:
+    try:
+        about = file.stat()
+    except FileNotFoundError:
+        return str(file.resolve())
+    return f"{about.st_dev}:{about.st_ino}"

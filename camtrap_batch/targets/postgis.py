@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from camtrap_batch.errors import InputError, MissingExtra, StageError, StorageError, TargetUnreachable
-from camtrap_batch.job.publish import Publish
+from camtrap_batch.job.publish import KEY, Publish
 from camtrap_batch.remote import redacted
 from camtrap_batch.store.run import Run
 from camtrap_batch.targets.base import JOB, LOCATION, OK, LayerRows, Push, Wanted
@@ -82,6 +82,7 @@ class PostGISTarget:
     url : URL of the database, without a password
     schema : schema of the tables cameras, events and photos; it must exist
     job : owner of the rows; rows of other owners are not changed
+    key : its section of the job file
 
     Raises
     ------
@@ -93,6 +94,7 @@ class PostGISTarget:
     job: str
     schema: str = "public"
     wanted: Wanted = field(default_factory=Wanted)
+    key: str = KEY
 
     section: ClassVar[type[Publish]] = PublishPostGIS
     help: ClassVar[str] = "tables of a PostGIS database; the password is that of PGPASSWORD or ~/.pgpass"
@@ -106,11 +108,23 @@ class PostGISTarget:
         """The database that `publish.target` names."""
         publish = run.job.publish
         assert isinstance(publish, PublishPostGIS)  # noqa: S101 - `target_of` goes by the section
-        return cls(publish.target, run.job.name, publish.schema_, wanted)
+        return cls(publish.target, run.job.name, publish.schema_, wanted, publish.key)
 
     def describe(self) -> str:
         """What it is, and where."""
         return f"{self.section.title} {self.url}, schema {self.schema}"
+
+    def identities(self) -> dict[str, str]:
+        """See `HasIdentity.identities`: a host has many names, but a server has one number."""
+        from psycopg.errors import InsufficientPrivilege
+
+        with self._transaction() as db:
+            where = (db.info.dbname, self.schema)
+            try:
+                (number,) = db.execute("SELECT system_identifier FROM pg_control_system()").fetchone() or (0,)
+            except InsufficientPrivilege:  # on a server that has taken this from everybody
+                number = f"{db.info.host}:{db.info.port}"
+        return {f"{number} {where}": f"{self.url}, schema {self.schema}"}
 
     def check(self, layers: Sequence[LayerRows]) -> None:
         """Raise UserError if the database does not answer, or has other tables with these names."""
@@ -172,9 +186,9 @@ class PostGISTarget:
         try:
             db = psycopg.connect(self.url, connect_timeout=_CONNECT_S)
         except psycopg.OperationalError as problem:
-            raise TargetUnreachable(f"{self.url}: {_said(problem)} (publish.target)") from None
+            raise TargetUnreachable(f"{self.url}: {_said(problem)} ({self.key}.target)") from None
         except psycopg.Error as problem:
-            raise InputError(f"{self.url}: {_said(problem)} (publish.target)") from None
+            raise InputError(f"{self.url}: {_said(problem)} ({self.key}.target)") from None
         try:
             # One push at a time: a second one waits here, and then finds what the first has done.
             db.execute(
@@ -213,10 +227,9 @@ class _Table:
     """
 
     db: Connection[Any]
+    target: PostGISTarget
     where: str
-    schema: str
     name: str
-    job: str
     sent: _Sent
     is_there: bool
     id_: str
@@ -238,7 +251,7 @@ class _Table:
         )
         if not there:
             lacking = tuple(rows.columns.column_names)
-            return cls(db, where, target.schema, rows.layer, target.job, sent, False, _ID, _GEOMETRY, lacking)
+            return cls(db, target, where, rows.layer, sent, False, _ID, _GEOMETRY, lacking)
         found = db.execute(
             "SELECT f_geometry_column, type, srid FROM geometry_columns"
             " WHERE f_table_schema = %s AND f_table_name = %s ORDER BY f_geometry_column",
@@ -265,7 +278,7 @@ class _Table:
                 raise InputError(f"{where}: column {column} is {type_}; it should be {' or '.join(wanted)}")
         if _ID not in there:
             raise InputError(f"{where}: has no column {_ID}; it should be a bigint that numbers the rows")
-        return cls(db, where, target.schema, rows.layer, target.job, sent, True, _ID, geometry, tuple(lacks))
+        return cls(db, target, where, rows.layer, sent, True, _ID, geometry, tuple(lacks))
 
     def plan(self) -> tuple[pa.Table, int]:
         """base.EDITS, and the number of the job's rows in the table."""
@@ -333,7 +346,7 @@ class _Table:
             yield some, zip(*(column.to_pylist() for column in values.columns), strict=True)
 
     def _numbers(self, n: int) -> list[int]:
-        sequence = f'"{self.schema}"."{self.name}"'
+        sequence = f'"{self.target.schema}"."{self.name}"'
         rows = self.db.execute(
             "SELECT nextval(pg_get_serial_sequence(%s, %s)) FROM generate_series(1, %s)",
             (sequence, self.id_, n),
@@ -351,7 +364,7 @@ class _Table:
             " WHERE {job} = {ours} AND {key} IS NOT NULL ORDER BY {id}",
             columns=SQL(", ").join(columns),
             job=Identifier(JOB),
-            ours=Literal(self.job),
+            ours=Literal(self.target.job),
             key=Identifier(self.sent.rows.key),
         )
         parts = [STORED.empty_table()]
@@ -384,12 +397,12 @@ class _Table:
             key=Identifier(key),
             job=Identifier(JOB),
         )
-        found = self.db.execute(query, (self.job, self.sent.rows.columns[key].to_pylist())).fetchone()
+        found = self.db.execute(query, (self.target.job, self.sent.rows.columns[key].to_pylist())).fetchone()
         if found is not None:
             owner = "no job" if found[1] is None else f"job {found[1]!r}"
             raise InputError(
-                f"{self.where}: {key} {found[0]!r} belongs to {owner}, not to job {self.job!r}; "
-                "name another schema (publish.schema)"
+                f"{self.where}: {key} {found[0]!r} belongs to {owner}, not to job {self.target.job!r}; "
+                f"name another schema ({self.target.key}.schema)"
             )
 
     def _make(self) -> None:
@@ -433,7 +446,7 @@ class _Table:
         from psycopg.sql import SQL, Identifier
 
         return SQL(text).format(
-            table=Identifier(self.schema, self.name),
+            table=Identifier(self.target.schema, self.name),
             id=Identifier(self.id_),
             geometry=Identifier(self.geometry),
             **parts,
@@ -453,7 +466,7 @@ def _require_postgis(db: Connection[Any], target: PostGISTarget) -> None:
         )
     if not is_there:
         raise InputError(
-            f"{target.url}: no schema {target.schema!r} (publish.schema); make it: CREATE SCHEMA"
+            f"{target.url}: no schema {target.schema!r} ({target.key}.schema); make it: CREATE SCHEMA"
         )
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from camtrap_batch.catalog import cct_columns
 from camtrap_batch.catalog.cct import read_cct
-from camtrap_batch.catalog.tabular import MISSING
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
+from camtrap_batch.vocabulary import MISSING
 
 CATEGORIES = [{"id": 0, "name": "empty"}, {"id": 1, "name": "lion"}, {"id": 2, "name": "lion"}]
 

@@ -86,6 +86,12 @@ def test_checkpoints_live_in_any_folder_and_run_no_code(folder: Folder) -> None:
     checkpoints.save_best({"a": torch.ones(2)})
     assert torch.equal(checkpoints.load_best()["a"], torch.ones(2))
 
+    whole = folder.read("best.pt")
+    at = whole.index(torch.ones(2).numpy().tobytes())
+    folder.write("best.pt", whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(StageError, match=r"best.pt: not a checkpoint"):
+        checkpoints.load_best()
+
     class Code:
         def __reduce__(self) -> tuple[Any, ...]:
             return print, ("run",)

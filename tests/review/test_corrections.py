@@ -72,6 +72,40 @@ def test_a_table_of_ones_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFix
     assert f"no such image: 'IMG_1.JPG' ({file}:5)" in text  # two cameras have one: it is not guessed
 
 
+def test_a_table_is_read_as_every_other_table_is(run: Run, tmp_path: Path) -> None:
+    """Excel's encoding and separator, decimal commas, words for empty and for people, authors, accents."""
+    file = tmp_path / "excel.csv"
+    text = (
+        "Dateiname;File_Path;Art;Label;count;when\n"
+        "1;camA\\DCIM\\IMG_1.JPG;;Panthera leo (Linnaeus, 1758);2,0;30/11/2026 14:05\n"
+        "2;./camA/DCIM//IMG_2.JPG;;panthera  leo;#N/A;01/12/2026 14:05\n"
+        "3;CAMA/dcim/img_3.jpg;;Leer;None;NaN\n"
+        "4;camB/U\u0308ni\u0308code 6.jpg;;Mensch;null;\n"
+    )
+    file.write_bytes(b"\xff\xfe" + text.encode("utf-16-le"))
+    read(run, tmp_path, file)
+    assert stands(run) == {
+        "i1": ["Panthera leo"],
+        "i2": ["Panthera leo"],
+        "i3": ["empty"],
+        "i6": ["person"],
+    }
+    said = {name: (count, when) for name, count, when in table(run, "image_id", "count", "when")}
+    assert said["i1"][0] == 2
+    assert [said[name][1].strftime("%Y-%m-%d") for name in ("i1", "i2")] == ["2026-11-30", "2026-12-01"]
+
+
+def test_dates_whose_order_is_open_are_asked_about(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "open.csv"
+    file.write_text("image_id,label,when\ni1,lion,02/03/2026 14:05\n")
+    read(run, tmp_path, file, code=2)
+    assert f"{file}:2: when: '02/03/2026 14:05': day or month first?" in capsys.readouterr().err
+    read(run, tmp_path, file, options=("--set", "dataset.dates=dmy"))
+    assert table(run, "when")[0][0].month == 3
+
+
 def test_read_twice_changes_nothing_also_under_another_name(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "ours.csv"
     file.write_text("image_id,label\ni1,leopard\ni4,leopard\n")

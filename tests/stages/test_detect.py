@@ -20,9 +20,10 @@ from PIL import ExifTags, Image
 from support_onnx import constant_detector, spot_detector
 from support_runs import InlineJob
 
+from camtrap_batch.detection import library
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import CamtrapError, ClusterError, InputError, JobError, StageError
+from camtrap_batch.errors import CamtrapError, ClusterError, Damaged, InputError, JobError, StageError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -31,6 +32,7 @@ from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages.detect import trial
 from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
 
@@ -214,6 +216,29 @@ def test_detect_stops_where_many_pictures_are_gone(folder: Path) -> None:
     assert job.do().counts == {"ok": N}
 
 
+def test_workers_mark_many_boxes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
+    job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
+    notes, of_driver = job.do().notes, job.run.snapshot("detections")
+    monkeypatch.setattr("camtrap_batch.stages.detect.MOST_ON_DRIVER", 0)
+    job.do()
+    assert job.run.snapshot("detections") == of_driver, "what the driver has marked stands"
+    expected = job.rows("detections")
+    shutil.rmtree(folder / "run" / "snapshots" / "detections")
+    assert set(job.do().notes) <= set(notes)
+    assert job.rows("detections") == expected
+    of_workers = job.run.snapshot("detections")
+    assert of_workers.meta == of_driver.meta
+    assert of_workers.plan_id != of_driver.plan_id
+    (made,) = of_workers.files
+    again = job.do()
+    assert (again.shards_run, again.notes) == (0, [])
+    assert job.run.snapshot("detections").number == of_workers.number
+    (folder / "run" / made.file).unlink()
+    job.do()
+    assert job.rows("detections") == expected, "what is missing is made again"
+
+
 def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
     job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
@@ -239,6 +264,35 @@ def test_another_detector_is_other_work(folder: Path) -> None:
     assert {row["detector_id"] for row in job.rows("detected")} != {None}
     assert (folder / "run" / "detectors").is_dir()
     assert len(list((folder / "run" / "detectors").glob("*/detector.onnx"))) == 2
+
+
+def test_damage_to_the_kept_detector_is_found_before_it_is_used(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its file is copied again; a worker that meets another content does not load it."""
+    job = Made(folder, model="spots.onnx")
+    job.do()
+    (kept,) = (folder / "run" / "detectors").iterdir()
+    whole = (kept / "detector.onnx").read_bytes()
+    damaged = whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]
+    (kept / "detector.onnx").write_bytes(damaged)
+    with pytest.raises(Damaged, match=r"detector\.onnx: is damaged \(not the bytes that were written\)"):
+        library.fetch_detector.__wrapped__(Folder(str(kept)))
+    assert job.do().shards_run == 1, "what could not be read is tried again"
+    assert "detector.onnx: is damaged (not the bytes that were written); replaced" in caplog.text
+    assert (kept / "detector.onnx").read_bytes() == whole
+    (kept / "detector.onnx").unlink()
+    with pytest.raises(Damaged, match="is missing"):
+        library.fetch_detector.__wrapped__(Folder(str(kept)))
+    # As an earlier version kept it.
+    (kept / "sha256.json").unlink()
+    (kept / "detector.onnx").write_bytes(whole[: len(whole) // 2])
+    assert str(library.detector_fault(Folder(str(kept)))).startswith("is damaged (")
+    job.do()
+    assert library.detector_fault(Folder(str(kept))) is None
+    assert (kept / "sha256.json").exists()
+    (kept / "detector.json").write_bytes(b"{")
+    assert "can't be read as JSON" in str(library.detector_fault(Folder(str(kept))))
 
 
 def test_shards_of_any_size_give_the_same_rows(folder: Path) -> None:
@@ -275,7 +329,7 @@ def test_thumbnails_serve_where_they_are_large_enough(folder: Path) -> None:
 def test_gpu_workers_where_there_are_some(
     folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str, is_there: bool, device: str
 ) -> None:
-    """What a worker is told to compute on; here it has a CPU all the same."""
+    """What a worker is told to compute on; here it has a CPU nevertheless."""
     told = set()
     of_shard = DetectShard.run
 
@@ -360,7 +414,7 @@ def test_results_of_others(folder: Path) -> None:
     assert (third["status"], third["n_boxes"]) == ("unreadable", None)
     assert (fourth["status"], fourth["n_boxes"]) == ("no_result", None)
     assert [box["category"] for box in job.rows("detections")] == ["animal", "person"]
-    assert "1 boxes of categories that are not listed ('9')" in " ".join(result.notes)
+    assert "1 box of categories not listed ('9')" in " ".join(result.notes)
     assert job.do().shards_run == 0
     md_results(folder / "md.json", images=[{"file": "x.jpg", "detections": []}])
     with pytest.raises(InputError, match=r"detect\.results\): of other images"):
@@ -450,7 +504,7 @@ def test_boxes_of_the_metadata_of_pictures_that_exif_turns(
     assert [box[side] for side in "xywh"] == pytest.approx(
         [there[0] / width, there[1] / height, there[2] / width, there[3] / height], abs=0.03
     )
-    said = [note for note in result.notes if "the metadata's size says so" in note]
+    said = [note for note in result.notes if "by the metadata's size" in note]
     assert len(said) == (lies and means != "nothing")
     assert job.rows("manifest")[0]["orientation"] == (None if orientation == 1 else orientation)
 
@@ -500,7 +554,7 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     found = job.run.snapshot("detected").meta["precision"]
     assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
     assert found["apart"] <= 0.01
-    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked anew
+    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked again
         job.write(device="cuda")
         with pytest.raises(ClusterError, match=r"no GPU that .* can use here"):
             job.do()

@@ -9,12 +9,15 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+import yaml
 from support_runs import commit, predict, run_on_driver, write_run
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
+from camtrap_batch.job import Job
 
 pytest.importorskip("pyogrio", reason="the extra 'geo' is not installed")
 
@@ -115,6 +118,169 @@ def test_a_public_push_has_neither_exact_places_nor_people(tmp_path: Path) -> No
     before = path.read_bytes()
     assert main(["publish", str(job), "--quiet", *public]) == 0
     assert path.read_bytes() == before
+
+
+def two_targets(folder: Path, **publish: object) -> Path:
+    """Eight images of lions, but for two of a person, at exact places; the result of `merge`."""
+    (folder / "cameras.csv").write_text(
+        "location,latitude,longitude\nC0,-24.123456,31.654321\nC1,-24.5,31.5\n"
+    )
+    rows = [
+        {"image_id": f"i{n}", "location": f"C{n % 2}", "datetime": datetime(2021, 6, 1 + n)} for n in range(8)
+    ]
+    job = write_run(folder, rows, dataset={"cameras": "cameras.csv"}, publish=publish)
+    predict(job, {f"i{n}": {"human" if n in (2, 3) else "lion": 0.9} for n in range(8)})
+    run_on_driver(job, "merge")
+    return job
+
+
+def held(folder: Path, name: str) -> dict[str, list[dict[str, object]]]:
+    """The layers of a file."""
+    path = folder / "run" / name
+    if path.suffix == ".parquet":
+        files = {layer: path.with_stem(f"{path.stem}_{layer}") for layer in ("events", "photos")}
+        return {layer: pq.read_table(file).to_pylist() for layer, file in {"cameras": path, **files}.items()}
+    with closing(sqlite3.connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        return {
+            layer: [dict(row) for row in db.execute(f"SELECT * FROM {layer}")]
+            for layer in ("cameras", "events", "photos")
+        }
+
+
+def points(layers: dict[str, list[dict[str, object]]]) -> bytes:
+    return b"".join(row.get("geom") or row["geometry"] for rows in layers.values() for row in rows)  # type: ignore
+
+
+EXACT = [struct.pack("<d", value) for value in (-24.123456, 31.654321)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("all.gpkg", "open.gpkg"), ("all.parquet", "open.parquet"), ("all.gpkg", "open.parquet")],
+)
+def test_one_push_fills_the_full_and_the_public_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: str, second: str
+) -> None:
+    job = two_targets(tmp_path, target=first, public=second)
+    assert main(["publish", str(job), "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "  photos: 8 adds" in said
+    assert "  publish.public: photos: 6 adds" in said
+    assert not list((tmp_path / "run").glob("*.gpkg")) + list((tmp_path / "run").glob("*.parquet"))
+    assert main(["publish", str(job)]) == 0
+    told = capsys.readouterr()
+    assert "  publish.public: photos: 6 adds" in told.err
+    full, public = held(tmp_path, first), held(tmp_path, second)
+    assert {row["label"] for row in full["events"]} == {"lion", "human"}
+    assert {row["label"] for row in public["events"]} == {"lion"}
+    assert {row["ClassLabel"] for row in public["photos"]} == {"lion"}
+    assert len(full["photos"]) == 8
+    assert len(public["photos"]) == 6
+    assert [row["n_events"] for row in public["cameras"]] == [3, 3]
+    assert all(value in points(full) for value in EXACT)
+    assert not any("human" in str(row) for rows in public.values() for row in rows)
+    assert not any(value in points(public) for value in EXACT)
+    ledger = open_run(job).table("ledger").to_table().to_pylist()
+    assert len(ledger) == sum(map(len, [*full.values(), *public.values()]))
+    assert {row["result"] for row in ledger} == {"ok"}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert main(["publish", str(job)]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert main(["status", str(job)]) == 0
+    status = capsys.readouterr().out
+    for name in (first, second):
+        assert f"run/{name}: last edited" in status
+
+
+def test_what_goes_wrong_with_one_target_does_not_hold_up_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = merged(tmp_path, 20)
+    both = ["--quiet", "--set", "publish.public=open.gpkg"]
+    assert main(["publish", str(job), *both]) == 0
+    merged(tmp_path, 15)
+    run = tmp_path / "run"
+    (run / "open.gpkg").unlink()  # has no row that could be lost
+    before = (run / "locations.gpkg").read_bytes()
+    capsys.readouterr()
+    assert main(["publish", str(job), *both]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("camtrap: publish: ")
+    assert "photos: 5 of the 20 rows" in error
+    assert error.endswith("; publish.public is up to date\n")
+    assert (run / "locations.gpkg").read_bytes() == before
+    assert len(held(tmp_path, "open.gpkg")["photos"]) == 15
+    merged(tmp_path, 10)
+    assert main(["publish", str(job), *both]) == 1
+    error = capsys.readouterr().err
+    assert "photos: 10 of the 20 rows" in error
+    assert "; publish.public: " in error
+    assert "photos: 5 of the 15 rows" in error
+    assert error.count("\n") == 1
+    assert len(held(tmp_path, "open.gpkg")["photos"]) == 15
+    assert main(["publish", str(job), *both, "--set", "limits.deleted=1"]) == 0
+    assert photos(tmp_path) == len(held(tmp_path, "open.gpkg")["photos"]) == 10
+
+
+def test_a_public_target_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both targets are looked at before either is changed."""
+    job = merged(tmp_path, 4)
+    run = tmp_path / "run"
+    (tmp_path / "link").symlink_to(run)
+    (run / "other.gpkg").write_text("something else")
+    for target, public, message in (
+        ("a.gpkg", "a.gpkg", "is also publish.target"),
+        ("a.gpkg", str(tmp_path / "link" / "a.gpkg"), "is also publish.target"),
+        ("a.parquet", "a_events.parquet", "a_events.parquet is also publish.target"),
+        ("a_photos.parquet", "a.parquet", "a_photos.parquet is also publish.target"),
+        ("a.gpkg", "other.gpkg", "other.gpkg: is not a GeoPackage file"),
+        ("a.gpkg", str(tmp_path / "nowhere" / "b.gpkg"), "there is no folder"),
+        (
+            "a.gpkg",
+            str(tmp_path / "images" / "b.gpkg"),
+            "is inside dataset.images, which a job never changes",
+        ),
+        ("a.gpkg", "b.shp", "publish.public: 'b.shp': should be a file name that ends in .gpkg"),
+        ("a.gpkg", "3", "publish.public: 3: should be true, false, or a second target"),
+        ("a.gpkg", "{cameras: x}", "publish.public.target: required, but missing"),
+        ("a.gpkg", "{target: b.gpkg, sensitive: [lion]}", "publish.sensitive counts for both targets"),
+        ("a.gpkg", "{target: b.gpkg, camera: x}", "publish.public.camera: unknown key"),
+    ):
+        capsys.readouterr()
+        settings = ["--set", f"publish.target={target}", "--set", f"publish.public={public}"]
+        assert main(["publish", str(job), "--quiet", *settings]) == 2, public
+        error = capsys.readouterr().err
+        assert message in error, error
+        assert error.count("\n") == 1
+        assert sorted(path.name for path in run.iterdir() if path.suffix in (".gpkg", ".parquet")) == [
+            "other.gpkg"
+        ]
+
+
+def test_a_link_to_the_full_file_is_no_second_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = merged(tmp_path, 4)
+    assert main(["publish", str(job), "--quiet"]) == 0
+    (tmp_path / "open.gpkg").hardlink_to(tmp_path / "run" / "locations.gpkg")
+    capsys.readouterr()
+    assert main(["publish", str(job), "--quiet", "--set", f"publish.public={tmp_path / 'open.gpkg'}"]) == 2
+    assert "is also publish.target" in capsys.readouterr().err
+
+
+def test_a_job_with_two_targets_says_the_same_when_it_is_written_out(tmp_path: Path) -> None:
+    job = Job.load(
+        two_targets(tmp_path, target="a.gpkg", public="b.parquet", sensitive=["lion"], sensitive_km=3)
+    )
+    again = Job.parse(yaml.safe_load(job.to_yaml()), base=tmp_path)
+    assert again == job
+    first, second = again.by_target
+    assert (first.publish.is_public, second.publish.is_public) == (False, True)
+    assert (second.publish.sensitive, second.publish.sensitive_km) == (["lion"], 3)
+    assert second.target_url == str(tmp_path / "run" / "b.parquet")
+    assert Job.load(tmp_path / "job.yaml", ["publish.public=true"]).by_target[0].publish.is_public
 
 
 @pytest.mark.parametrize(("threshold", "left"), [(0.1, 6), (0.2, 7), (0.9, 7)])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import simplejpeg
 import yaml
 
 pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
@@ -14,6 +17,7 @@ from support_runs import predict, run_on_driver, table, write_run
 
 from camtrap_batch.cli import main
 from camtrap_batch.rehearsal.layerserver import LayerServer
+from camtrap_batch.targets import LAYERS
 
 LABELS = ("lion", "érable 🐆", "empty")
 
@@ -134,6 +138,78 @@ def test_the_best_photo_of_each_species_is_attached_once_and_replaced(
     run_on_driver(job, "publish")
     assert {name.split("_")[1] for _, name in attached()} == {"lion"}
     assert attached() != before
+
+
+def test_one_push_fills_the_full_and_the_public_layers(
+    job: Path, server: LayerServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two services of one portal; the second is made and guarded like the first, and has an item, too."""
+    content = yaml.safe_load(job.read_text()) | {"name": "two"}
+    (job.parent / "two").symlink_to(job.parent / "run")
+    content["publish"]["public"] = {"target": "arcgis", "best_photos": True}
+    job.write_text(yaml.safe_dump(content))
+    rows = table(job, "catalog")
+    for row in rows:
+        picture = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+        (job.parent / "images" / f"{row['image_id']}.jpg").write_bytes(picture)
+    predict(job, {row["image_id"]: {"human" if n % 3 else "lion": 0.9} for n, row in enumerate(rows)})
+    run_on_driver(job, "merge")
+    assert main(["layer", "create", str(job)]) == 0
+    printed = capsys.readouterr().out
+    block = yaml.safe_load(printed[printed.index("publish:") :])["publish"]
+    full, public = (
+        {layer: url.rsplit("/", 3)[1:] for layer, url in made.items() if layer in LAYERS}
+        for made in (block, block["public"])
+    )
+    assert {service for service, _, _ in full.values()} == {"camtrap_two"}
+    assert {service for service, _, _ in public.values()} == {"public_camtrap_two"}
+
+    def held(layers: dict[str, list[str]], layer: str) -> list[dict[str, Any]]:
+        service, _, number = layers[layer]
+        return server.rows(int(number), service)
+
+    block["public"]["best_photos"] = True
+    block["public"]["events"] = server._site.services["public_camtrap_two"].item
+    job.write_text(yaml.safe_dump(content | {"publish": block}))
+    result = run_on_driver(job, "publish")
+    assert f"{block['photos']}: 12 adds" in result.notes
+    assert f"publish.public: {block['public']['photos']}: 4 adds" in result.notes
+    assert "publish.public: 1 best photos attached, 0 taken away" in result.notes
+    assert {row["ClassLabel"] for row in held(full, "photos")} == {"lion", "human"}
+    assert {row["ClassLabel"] for row in held(public, "photos")} == {"lion"}
+    assert {row["label"] for row in held(public, "events")} == {"lion"}
+    assert not server.attachments(int(full["cameras"][2]), "camtrap_two")
+    assert len(server.attachments(int(public["cameras"][2]), "public_camtrap_two")) == 1
+    server.reset_requests()
+    assert run_on_driver(job, "publish").shards_run == 0
+    assert "applyEdits" not in server.requests()
+
+    # An image turns out to show a person: it leaves the public layer without being asked to.
+    predict(job, {row["image_id"]: {"human" if n else "lion": 0.9} for n, row in enumerate(rows)}, "b" * 16)
+    run_on_driver(job, "merge")
+    run_on_driver(job, "publish", "limits.deleted=1")
+    assert [row["image_id"] for row in held(public, "photos")] == ["i00"]
+    assert len(held(full, "photos")) == 12
+
+    # What goes wrong with one of them does not hold up the other.
+    predict(job, {row["image_id"]: {"lion": 0.8} for row in rows}, "c" * 16)
+    run_on_driver(job, "merge")
+    server.faults.add("rows", "applyEdits", rows=[1], nth=1, times=3, code=1017, message="no such lion")
+    assert main(["publish", str(job), "--quiet"]) == 1
+    server.faults.clear()
+    said = capsys.readouterr().err
+    assert "no such lion" in said
+    assert said.endswith("; publish.public is up to date\n")
+    assert len(held(public, "photos")) == 12
+    before = len(table(job, "ledger"))
+    server.reset_requests()
+    assert main(["publish", str(job), "--quiet"]) == 0
+    assert {row["layer"] for row in table(job, "ledger")[before:]} <= {block[layer] for layer in LAYERS}
+
+    block["public"]["photos"] = block["events"]
+    job.write_text(yaml.safe_dump(content | {"publish": block}))
+    assert main(["publish", str(job), "--quiet"]) == 2
+    assert f"publish.public: photos: {block['events']} is also publish.target" in capsys.readouterr().err
 
 
 def test_rows_that_fail_are_named_and_kept_in_the_ledger(

@@ -344,13 +344,15 @@ def test_each_file_of_a_model_is_looked_at(
 
 
 def test_a_model_without_a_copy(trained: Folder) -> None:
-    """Figures are put aside; a card is not done without."""
+    """Figures are put aside; a card can't be."""
     for name in FILES:
         trained.delete(f"copies/models/mine/{name}")
     path = damaged(trained, "models/mine/metrics.json", flipped_first)
     assert names(check(trained, repair=True)) == [path]
     assert (trained.list("damaged/models/mine"), redo.asked(trained, "train")) == (["metrics.json"], {})
     assert check(trained).is_sound
+    assert trained.read("copies/models/mine/model.json") == FILES["model.json"], "its copy is made again"
+    trained.delete("copies/models/mine/model.json")
     damaged(trained, "models/mine/model.json", flipped_first)
     assert names(check(trained, repair=True)) == ["models/mine"]
     assert redo.asked(trained, "train") == {"t1": ["a"]}

@@ -19,6 +19,7 @@ from support_postgis import postgis
 from support_runs import predict, run_on_driver, write_run
 from support_targets import JOB, NAMES, START, layers_of, locations_table, photos_table
 
+from camtrap_batch import open_run
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError, JobError, StorageError, TargetUnreachable
 from camtrap_batch.job import Job
@@ -144,6 +145,77 @@ def test_a_push_that_is_killed_and_repeated(target: PostGISTarget) -> None:
     assert set(target.push(wanted).edits["result"].to_pylist()) == {"ok"}
     assert (sql(target.url, tops), sql(target.url, count)) == ([("tiger",)], [(11, 11)])
     assert target.push(wanted).edits.num_rows == 0
+
+
+def test_a_kill_between_the_two_targets_leaves_only_the_second_to_do(tmp_path: Path, database: str) -> None:
+    """Killed while it changes the public tables, when the full ones are done."""
+    import psycopg
+
+    for name in ("ours", "everyone"):
+        sql(database, f"CREATE SCHEMA {name}")
+    rows = [{"image_id": f"i{n}", "location": "C"} for n in range(4)]
+    second = {"target": database.replace("127.0.0.1", "localhost"), "schema": "everyone"}
+    job = write_run(tmp_path, rows, publish={"target": database, "schema": "ours", "public": second})
+
+    def merged(label: str) -> None:
+        predict(job, {f"i{n}": {label if n else "human": 0.9} for n in range(4)}, label[0] * 16)
+        run_on_driver(job, "merge")
+
+    merged("lion")
+    assert main(["publish", str(job), "--quiet"]) == 0
+    merged("tiger")
+    wait = "BEGIN PERFORM pg_advisory_xact_lock_shared(24); RETURN NEW; END"
+    sql(database, f"CREATE FUNCTION everyone.wait() RETURNS trigger LANGUAGE plpgsql AS '{wait}'")
+    sql(
+        database,
+        "CREATE TRIGGER wait BEFORE UPDATE ON everyone.photos FOR EACH ROW EXECUTE FUNCTION everyone.wait()",
+    )
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 24"
+    command = [sys.executable, "-m", "camtrap_batch", "publish", str(job), "--quiet"]
+    with psycopg.connect(database, autocommit=True) as held:
+        held.execute("SELECT pg_advisory_lock(24)")
+        with subprocess.Popen(command) as pushing:
+            try:
+                wait_until(lambda: pushing.poll() is not None or sql(database, waiting) == [(1,)])
+                assert pushing.poll() is None
+            finally:
+                pushing.kill()
+
+    def labels(schema: str) -> list[Any]:
+        return sql(database, f'SELECT image_id, "ClassLabel" FROM {schema}.photos ORDER BY image_id')
+
+    full = [("i0", "human"), *((f"i{n}", "tiger") for n in (1, 2, 3))]
+    assert labels("ours") == full
+    assert labels("everyone") == [(f"i{n}", "lion") for n in (1, 2, 3)]
+    before = open_run(job).table("ledger").count_rows()
+    assert main(["publish", str(job), "--quiet"]) == 0
+    assert labels("ours") == full
+    assert labels("everyone") == full[1:]
+    added = open_run(job).table("ledger").to_table().slice(before).to_pylist()
+    assert {row["layer"].split(" table ")[1].partition(".")[0] for row in added} == {"everyone"}
+    assert {row["edit"] for row in added if row["layer"].endswith(".photos")} == {"update"}
+    assert main(["publish", str(job), "--quiet"]) == 0
+    assert open_run(job).table("ledger").count_rows() == before + len(added)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_schema_can_not_be_both_targets(
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    job = write_run(
+        tmp_path,
+        [{"image_id": "i", "location": "C"}],
+        publish={"target": database, "public": database.replace("127.0.0.1", host)},
+    )
+    predict(job, {"i": {"lion": 0.9}})
+    run_on_driver(job, "merge")
+    for more in ([], ["--dry-run"]):
+        assert main(["publish", str(job), "--quiet", *more]) == 2
+        assert "schema public is also publish.target" in capsys.readouterr().err
+    nowhere = ["--set", "publish.public.target=postgresql://ranger@127.0.0.1:9/map"]
+    assert main(["publish", str(job), "--quiet", *nowhere]) == 3
+    assert "(publish.public.target)" in capsys.readouterr().err
+    assert sql(database, "SELECT to_regclass('public.photos')") == [(None,)]
 
 
 def test_what_is_written_differently_is_undone(target: PostGISTarget) -> None:

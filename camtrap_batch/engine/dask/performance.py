@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from camtrap_batch.store import sums
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan
 
@@ -72,7 +73,7 @@ def _write(client: Client, run: Run, plan: Plan, began: float, count: int) -> No
         mode="inline",  # read years later, perhaps where there is no internet
         callback_timeout=_PATIENCE_S,
     )
-    run.folder.write(performance_path(plan.stage, plan.id), page.encode())
+    run.folder.write(performance_path(plan.stage, plan.id), sums.seal(page.encode()))
 
 
 async def _prepare(client: Client) -> int:

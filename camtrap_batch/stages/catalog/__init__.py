@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Reader, as_photos_have_it, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, unmatched
+from camtrap_batch.catalog.paths import location_finder
+from camtrap_batch.catalog.table import NO_LOCATION, row_order
 from camtrap_batch.errors import Damaged, InputError, choices
-from camtrap_batch.job import Job, Label, WithLabel
+from camtrap_batch.job import Job, Label, WithLabel, WithLocation
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import do_on_driver
@@ -26,6 +30,7 @@ from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
 from camtrap_batch.stages.catalog.renames import count_gone, keep_ids
 from camtrap_batch.stages.catalog.videos import PART as VIDEOS
 from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_frames
+from camtrap_batch.store import sums
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import stands
@@ -127,9 +132,14 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
     catalog = reader.read()
     if reader.names_are_given:
         notes: Counter[str] = Counter()
-        names = as_files_have_it(catalog.table["file_name"], image_root(context.job), notes)
-        column = catalog.table.schema.get_field_index("file_name")
-        catalog.table = catalog.table.set_column(column, catalog.table.schema.field(column), names)
+        given = catalog.table["file_name"]
+        locations = catalog.table["location"]
+        names = as_files_have_it(given, image_root(context.job), notes, locations)
+        catalog.table = _with(catalog.table, "file_name", names)
+        if names is not given:
+            catalog.table = _located(catalog.table, given, context.job)
+            without = {NO_LOCATION: catalog.table["location"].null_count}
+            catalog.notes = {text: n for text, n in (catalog.notes | without).items() if n}
         outside = outside_of_root(names)
         if outside is not None:
             text = f"file names that lead out of dataset.images, and are not opened, such as {outside[0]!r}"
@@ -145,6 +155,32 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
         told.append(counted(n_gone, text))
     meta = {"categories": catalog.categories, "notes": catalog.notes}
     return Made({"catalog": catalog.table}, meta, told)
+
+
+def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    column = table.schema.get_field_index(name)
+    return table.set_column(column, table.schema.field(column), values)
+
+
+def _located(table: pa.Table, given: pa.ChunkedArray, job: Job) -> pa.Table:
+    """Rows whose file was found under another name get the location of its path, unless one was given."""
+    if not isinstance(job.dataset, WithLocation):
+        return table
+    label = job.dataset.path_label if isinstance(job.dataset, WithLabel) else None
+    find = location_finder(job.dataset.location, label)
+    locations = table["location"].to_pylist()
+    names, before = table["file_name"].to_pylist(), given.to_pylist()
+    for row in np.flatnonzero(pc.not_equal(table["file_name"], given)).tolist():
+        found, was = find(names[row]), locations[row]
+        # Accents are encoded in locations as they were given (see `as_photos_have_it`).
+        if was in (None, find(before[row])) and (was is None or not found or _nfc(was) != _nfc(found)):
+            locations[row] = found
+    table = _with(table, "location", pa.chunked_array([locations], pa.string()))
+    return table.take(pa.array(row_order(table)))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:
@@ -253,7 +289,7 @@ def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray
 
 def save_job(context: Context) -> None:
     """Keep the job as it ran. A user's own file that happens to be called `job.yaml` is not touched."""
-    text = _MARK + context.job.to_yaml().encode()
+    text = sums.seal(_MARK + sums.SEALED + context.job.to_yaml().encode(), comment=sums.HASH_SIGN)
     folder = context.run.folder
     kept = folder.read("job.yaml") if folder.exists("job.yaml") else _MARK
     if kept.startswith(_MARK) and kept != text:

@@ -12,6 +12,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Stage, StageResult, shard_id
 from camtrap_batch.report import ASSETS, render_files
 from camtrap_batch.stages.report.collect import TABLES, collect
+from camtrap_batch.store import sums
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
@@ -50,9 +51,12 @@ class ReportStage(Stage):
             return result
         parts = f"{_PARTS}{id_}"
         page, files = render_files(collect(context, snapshots), parts)
-        for path, content in files:
-            run.folder.write(f"report/{path}", content())
-        run.folder.write(PAGE, page.encode() + _mark(id_))
+        written = {}
+        for path, make in files:
+            content = make()
+            run.folder.write(f"report/{path}", content)
+            written[path] = sums.sha256_of(content)
+        run.folder.write(PAGE, sums.seal(page.encode(), written) + _mark(id_))
         _delete_others(run.folder, parts)
         result.shards_run, result.seconds = 1, time.monotonic() - started
         return result

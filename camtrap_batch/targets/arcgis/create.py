@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.portal.service import Service, change_definition
 from camtrap_batch.targets.arcgis.definition import (
     RELATED,
@@ -30,6 +31,7 @@ def create_layers(
     names: Mapping[str, Mapping[str, str]],
     utc_offset: str | None = None,
     text: ItemText | None = None,
+    key: str = KEY,
 ) -> tuple[dict[str, str], list[str]]:
     """Layers for `layers`: those with a URL get what they lack, the others are created in a hosted service.
 
@@ -43,6 +45,7 @@ def create_layers(
     names : layer -> column -> field
     utc_offset : offset of the cameras' clocks, such as "+02:00"; see `layer_definition`
     text : description of a new service's item; existing text stays
+    key : section of the job file that the layers are for; those for everyone get a service of their own
 
     Returns
     -------
@@ -60,7 +63,7 @@ def create_layers(
     new = [rows for rows in layers if rows.layer not in urls]
     if not new:
         return made, [*done, *_relate(service, made, names)]
-    home, there = _home(service, job)
+    home, there = _home(service, job, key)
     numbers = {layer["name"]: int(layer["id"]) for layer in there}
     for rows in new:
         its = dict(names.get(rows.layer, {}))
@@ -172,10 +175,12 @@ def _without_alias(rows: LayerRows, names: dict[str, str], about: dict[str, Any]
     return changed
 
 
-def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
+def _home(service: Service, job: str, key: str) -> tuple[str, list[dict[str, Any]]]:
     """The job's own hosted service, created if it does not exist: its URL, and its layers."""
     content = service.gis.content
     title = "camtrap_" + "".join(letter if letter.isalnum() else "_" for letter in job)
+    if key != KEY:  # before the name: after it, it could be another job's
+        title = f"public_{title}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         me = service.gis.users.me
@@ -193,7 +198,7 @@ def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
         elif not content.is_service_name_available(title, "featureService"):
             raise InputError(
                 f"a service named {title} already exists, but is not among your items; give the URLs of "
-                "its layers in publish.cameras, publish.events and publish.photos, or name the job otherwise"
+                f"its layers in {key}.cameras, {key}.events and {key}.photos, or rename the job"
             )
         else:
             url = _make(content, title, job)

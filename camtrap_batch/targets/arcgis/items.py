@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from camtrap_batch.errors import InputError, StageError, choices
 from camtrap_batch.exports.camtrap_dp import read_about
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.portal import Service, without_secrets
 from camtrap_batch.portal.reading import look_at
 from camtrap_batch.targets.arcgis.definition import renderer_of
@@ -133,7 +134,7 @@ def item_of(service: Service, url: str) -> Any:
         return None if item_id is None else service.gis.content.get(item_id)
 
 
-def resolve_layers(service: Service, given: Mapping[str, str]) -> dict[str, str]:
+def resolve_layers(service: Service, given: Mapping[str, str], key: str = KEY) -> dict[str, str]:
     """Layer -> URL, also for layers named by the id of their item.
 
     An item with several layers needs one with the layer's name, or the number after a slash.
@@ -143,14 +144,14 @@ def resolve_layers(service: Service, given: Mapping[str, str]) -> dict[str, str]
     InputError
         There is no such item, it is not a feature service, or it is not clear which layer is meant.
     """
-    return {layer: _resolved(service, layer, value) for layer, value in given.items()}
+    return {layer: _resolved(service, layer, value, f"{key}.{layer}") for layer, value in given.items()}
 
 
-def _resolved(service: Service, layer: str, value: str) -> str:
+def _resolved(service: Service, layer: str, value: str, key: str) -> str:
     match = ITEM.fullmatch(value)
     if match is None:
         return value
-    key, (item_id, number) = f"publish.{layer}", match.groups()
+    item_id, number = match.groups()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -186,7 +187,12 @@ class PublishedMap:
 
 
 def publish_map(
-    service: Service, job: str, layers: Mapping[str, str], labels: Sequence[str], text: ItemText
+    service: Service,
+    job: str,
+    layers: Mapping[str, str],
+    labels: Sequence[str],
+    text: ItemText,
+    key: str = KEY,
 ) -> PublishedMap:
     """A web map of the job's layers, as an item of whoever is signed in; an earlier one of the job is
     updated.
@@ -198,6 +204,7 @@ def publish_map(
     ----------
     layers : layer -> URL, for those that the job has
     labels : species, most frequent first
+    key : section of the job file that names the layers; each has a map of its own
 
     Raises
     ------
@@ -210,7 +217,7 @@ def publish_map(
     if gis.users.me is None:
         raise InputError("a web map can't be made without signing in")
     content = json.dumps(web_map(service, layers, labels), ensure_ascii=False)
-    keyword = f"{_KEYWORD}{job}"
+    keyword = f"{_KEYWORD}{job}{key.removeprefix(KEY)}"
     try:
         item = find_item(gis, keyword, WEB_MAP)
         added = item is None

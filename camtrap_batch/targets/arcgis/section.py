@@ -52,7 +52,7 @@ class PublishArcGIS(Publish):
         return self.portal
 
     def written(self, run_url: str) -> list[tuple[str, str]]:
-        layers = [(f"publish.{layer}", url) for layer, url in self.urls.items() if not ITEM.fullmatch(url)]
+        layers = [(f"{self.key}.{layer}", url) for layer, url in self.urls.items() if not ITEM.fullmatch(url)]
         return [*super().written(run_url), *layers]
 
     @field_validator("cameras", "events", "photos")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
+from camtrap_batch.job.publish import KEY
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.store.run import Run
 from camtrap_batch.targets.arcgis.attach import Attacher
@@ -18,6 +19,7 @@ from camtrap_batch.targets.arcgis.items import ItemText, item_of, publish_map, r
 from camtrap_batch.targets.arcgis.push import LayerPush
 from camtrap_batch.targets.arcgis.section import ITEM, PublishArcGIS
 from camtrap_batch.targets.base import EDITS, LOCATION, LayerRows, Photo, Push, Wanted
+from camtrap_batch.vocabulary import plural
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ArcGISTarget:
     append : whether to add and update rows by append jobs
     wants_photos, wants_event_photos : whether the job asks for the best photos to be attached
     about : `dataset.about`, for new items
-    hides_from : key of the job file that forbids showing some positions to everyone; None: none is hidden
+    hides : what must not be seen by everyone on these layers, and what would be right; None: all may
+    key : their section of the job file
     portal : the portal where the service is signed in
     utc_offset : offset of the cameras' clocks, such as "+02:00", if the job gives it
     """
@@ -47,7 +50,8 @@ class ArcGISTarget:
     utc_offset: str | None = None
     wants_event_photos: bool = False
     about: str | Mapping[str, Any] | None = None
-    hides_from: str | None = None
+    hides: str | None = None
+    key: str = KEY
 
     section: ClassVar[type[PublishArcGIS]] = PublishArcGIS
     help: ClassVar[str] = "layers of a portal of ArcGIS"
@@ -58,30 +62,38 @@ class ArcGISTarget:
         publish = run.job.publish
         assert isinstance(publish, PublishArcGIS)  # noqa: S101 - `target_of` goes by the section
         known = [url for url in publish.urls.values() if not ITEM.fullmatch(url)]
-        service = Service(connect(Portal.of(publish, "publish"), *known))
-        urls = resolve_layers(service, publish.urls)
+        service = Service(connect(Portal.of(publish, publish.key), *known))
+        urls = resolve_layers(service, publish.urls, publish.key)
         source = run.job.dataset.metadata
         for layer, url in urls.items():
             if source is not None and url.rstrip("/") == source.rstrip("/"):
-                raise InputError(f"publish.{layer}: {url} is the layer that the job reads, and never edits")
+                raise InputError(
+                    f"{publish.key}.{layer}: {url} is the layer that the job reads, and never edits"
+                )
         return cls(
             service,
             run.job.name,
             urls,
             publish.fields,
-            wanted,
+            # What people may no longer see is not left there for somebody to ask for `--prune`.
+            replace(wanted, prune=wanted.prune or publish.is_public),
             append=publish.append,
             wants_photos=publish.best_photos,
             portal=publish.portal,
             utc_offset=run.job.dataset.utc_offset,
             wants_event_photos=publish.event_photos,
             about=run.job.dataset.about,
-            hides_from="publish.sensitive" if publish.sensitive is not None and not publish.public else None,
+            hides=_hidden(publish),
+            key=publish.key,
         )
 
     def describe(self) -> str:
         """What it is, and where."""
         return f"{self.section.title} {self.portal}"
+
+    def identities(self) -> dict[str, str]:
+        """See `HasIdentity.identities`: layers named by their items are known by their URLs."""
+        return {url.rstrip("/").lower(): f"{layer}: {url}" for layer, url in self.urls.items()}
 
     def check(self, layers: Sequence[LayerRows]) -> None:
         """Raise InputError if no layer is named, or one can't take such rows; nothing is changed."""
@@ -102,8 +114,8 @@ class ArcGISTarget:
             More of a layer would be deleted than is allowed; nothing was sent.
         """
         works = self._look(layers)
-        if self.hides_from is not None:
-            self._require_not_for_everyone()
+        if self.hides is not None:
+            self._require_not_for_everyone(self.hides)
         refused = [reason for work in works if (reason := work.plan())]
         notes = [f"a push stops here: {reason}" for reason in refused]
         stopped: StageError | None = None
@@ -148,19 +160,20 @@ class ArcGISTarget:
             if done.failed:
                 photo, why = next(iter(done.failed.items()))
                 raise StageError(
-                    f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}"
+                    f"publish: {plural(len(done.failed), 'best photo is', 'best photos are')} not attached: "
+                    f"{photo}: {why}"
                 )
             attached += done.attached
             wanted |= {photo.name for some in photos.values() for photo in some}
         gone = attacher.prune(ours, wanted)
         to = "" if layer == "cameras" else f" to {layer}"
-        return [f"{attached:,} best photos attached{to}, {gone:,} taken away"] if attached or gone else []
+        return [f"{attached:,} best photos attached{to}, {gone:,} removed"] if attached or gone else []
 
     def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """See `MakesLayers.create`; raises as `create_layers` does."""
         text = ItemText.of(self.job, self.about)
         made, done = create_layers(
-            self.service, self.job, layers, labels, self.urls, self.names, self.utc_offset, text
+            self.service, self.job, layers, labels, self.urls, self.names, self.utc_offset, text, self.key
         )
         if made == self.urls:
             return {}, done
@@ -169,17 +182,15 @@ class ArcGISTarget:
     def make_map(self, labels: Sequence[str]) -> list[str]:
         """See `MakesMaps.make_map`."""
         if not self.urls:
-            raise InputError(
-                "layer map: no layer to draw: give publish.cameras, publish.events or publish.photos"
-            )
+            raise InputError(f"layer map: no layer to draw: give {_named(self.key)}")
         text = ItemText.of(self.job, self.about)
-        done = publish_map(self.service, self.job, self.urls, labels, text)
+        done = publish_map(self.service, self.job, self.urls, labels, text, self.key)
         return [f"item {done.item_id} {'added' if done.added else 'updated'}: {done.url}"]
 
     def _look(self, layers: Sequence[LayerRows]) -> list[LayerPush]:
         if not self.urls:
             raise InputError(
-                "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
+                f"publish: no layer to push to: give {_named(self.key)}; "
                 "`camtrap layer create JOB` makes them and prints their URLs"
             )
         return [
@@ -196,14 +207,14 @@ class ArcGISTarget:
             if rows.layer in self.urls
         ]
 
-    def _require_not_for_everyone(self) -> None:
-        """Raise InputError if exact positions of sensitive species would go to a layer that everyone sees."""
+    def _require_not_for_everyone(self, what: str) -> None:
+        """Raise InputError if a layer that these rows would go to is seen by everyone."""
         for layer, url in self.urls.items():
             item = item_of(self.service, url)
             if getattr(item, "access", None) == "public":
                 raise InputError(
-                    f"publish.{layer}: {url} is shared with everyone, and would hold exact positions of "
-                    f"{self.hides_from}; set publish.public: true, or share it with fewer"
+                    f"{self.key}.{layer}: {url} is shared with everyone, and would hold {what}, or share it "
+                    "with fewer"
                 )
 
     def _send(self, works: Sequence[LayerPush]) -> StageError | None:
@@ -214,3 +225,18 @@ class ArcGISTarget:
             except StageError as problem:
                 return problem
         return None
+
+
+def _hidden(publish: PublishArcGIS) -> str | None:
+    """What a job's layers hold that is not for everyone, and where that should go instead."""
+    if publish.is_public:
+        return None
+    if publish.second is not None:
+        return "exact positions and people; name the layer for everyone in publish.public"
+    if publish.sensitive is not None:
+        return "exact positions of publish.sensitive; set publish.public: true"
+    return None
+
+
+def _named(key: str) -> str:
+    return f"{key}.cameras, {key}.events or {key}.photos"
