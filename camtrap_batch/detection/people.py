@@ -61,10 +61,6 @@ class People:
     shown: PeopleShown
     boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
 
-    def are_in(self, image_id: str) -> bool:
-        """Whether the image shows people."""
-        return image_id in self.boxes
-
     def picture(self, image_id: str, data: bytes) -> bytes | None:
         """An image file as it may be handed out; None if it is to be left out.
 

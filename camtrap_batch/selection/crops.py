@@ -24,7 +24,7 @@ SEVERAL = "several species in the image"
 MORE_BOXES = "more boxes than animals"
 MISSED = "an animal without a box"
 UNTOLD = "other boxes of the image were labelled in review"
-REASONS = (KNOWN, NOT_CHOSEN, SEVERAL, MORE_BOXES, MISSED, UNTOLD)
+"""Reasons for a crop's label, or for its being in doubt."""
 
 _Texts = npt.NDArray[Any]
 
@@ -35,7 +35,7 @@ def label_crops(
     classes: list[str],
     empty: str | None,
 ) -> tuple[_Texts, Counter[str]]:
-    """Label of each crop, '' if it is in doubt; and how many are in doubt, by `REASONS`.
+    """Label of each crop, '' if it is in doubt; and how many are in doubt, by reason.
 
     - A box that people labelled in review carries that label; the other boxes of such an image are in doubt,
       unless they are in the metadata.

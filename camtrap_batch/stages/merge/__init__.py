@@ -473,6 +473,13 @@ def _labelled_undated(run: Run) -> str:
     )
 
 
+def _labels_in(run: Run) -> list[str]:
+    """The labels that images have."""
+    labels = {name for _, name in categories_of(run.snapshot("catalog").meta)}
+    labels.update(run.table("sequences").to_table(columns=["label"])["label"].drop_null().to_pylist())
+    return sorted(labels - {UNCERTAIN})
+
+
 def _notes(run: Run, sources: _Sources) -> list[str]:
     """Notes on the current tables, and on whatever is counted separately in them."""
     taxonomy, classes = sources.taxonomy, sources.classes
@@ -514,7 +521,9 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
-    notes += unused_lines(classes, taxonomy, sources.species) if classes else []
+    if taxonomy is not None or sources.species is not None:
+        known, where = (classes, "the model") if classes else (_labels_in(run), "the labels")
+        notes += unused_lines(known, taxonomy, sources.species, where)
     if sources.species is not None and (sources.species.regions or sources.species.by_location):
         cameras = run.table("locations").to_table(columns=["location"])["location"].drop_null()
         notes += unused_cameras(sources.species, cameras.to_pylist())
