@@ -255,7 +255,7 @@ def _split(text: str, delimiter: str, path: str, key: str, skipped: int) -> Iter
 
 
 def _delimiter(text: str, expected: Iterable[str]) -> str:
-    """The delimiter: the one that gives the most expected names in the header, or else the most cells."""
+    """The delimiter: the one that gives the most expected names in the header, otherwise the most cells."""
     expected = set(expected)
 
     def score(delimiter: str) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def tables(folder: Path, model: str, workers: int) -> dict[str, pa.Table]:
-    """What a cluster of so many workers makes of `folder/data`, without what tells one run from another."""
+    """What a cluster of this many workers makes of `folder/data`, without what tells one run from another."""
     content = {
         "name": f"run{workers}",
         "output": str(folder),
