@@ -423,7 +423,8 @@ class _Given:
     def __init__(self, deployments: pa.Table) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {}
         for row in as_rows(deployments):
-            if row["source"] != FROM_IMAGES and None not in (row["start"], row["end"]):
+            is_recorded = row["source"] != FROM_IMAGES or row.get("known") is not None
+            if is_recorded and None not in (row["start"], row["end"]):
                 day = str(np.datetime64(row["start"], "us").astype("datetime64[D]"))
                 parts = (row["location"], row["camera"], day)
                 row["name"] = row["deployment"] or "-".join(part for part in parts if part)
