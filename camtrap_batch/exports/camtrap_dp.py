@@ -363,8 +363,9 @@ def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Int
 
 
 def shows_people(images: Images, block: Block) -> Bools:
-    """Whether an image's label, or a box in it that counts, is of people or their vehicles."""
-    found = pc.fill_null(pc.is_in(pc.utf8_lower(block.label), pa.array(PEOPLE)), False)
+    """Whether a label of an image (see `people_in`), or a box in it that counts, is of people or their
+    vehicles."""
+    found = pc.is_in(block.rows["image_id"], images.people)
     shown = np.array(found.to_numpy(zero_copy_only=False), bool)
     for row, boxes in block.boxes.items():
         if any(str(box["label"]).casefold() in PEOPLE for box in images.counting(boxes)):

@@ -216,23 +216,28 @@ def _of_source(table: pa.Table, people: pa.Array, rules: ours.Rules, written: Wr
     written.notes["observations of an earlier export, which today's replace"] = pc.sum(is_ours).as_py() or 0
     table = table.filter(pc.invert(is_ours))
     if rules.without_people:
-        is_human = pc.fill_null(pc.equal(table["observationType"], "human"), False)
-        table = _without(table.filter(pc.invert(is_human)), "mediaID", people)
+        table = _without(table.filter(pc.invert(_is_people(table))), "mediaID", people)
     return table
 
 
 def _with_people(images: Images, tables: dict[str, pa.Table]) -> pa.Array:
-    """Ids of media that show people, as the package's observations or the model say."""
+    """Ids of media that show people or their vehicles, as the package's observations or the model say."""
     observations = tables["observations"]
-    is_human = pc.fill_null(pc.equal(observations["observationType"], "human"), False)
-    found = set(observations.filter(is_human)["mediaID"].drop_null().to_pylist())
+    is_people = _is_people(observations)
+    found = set(observations.filter(is_people)["mediaID"].drop_null().to_pylist())
     # An observation of an event is of all its media.
-    events = observations.filter(is_human)["eventID"].drop_null()
+    events = observations.filter(is_people)["eventID"].drop_null()
     of_events = pc.is_in(observations["eventID"], events.combine_chunks())
     found |= set(observations.filter(of_events)["mediaID"].drop_null().to_pylist()) if len(events) else set()
     for block in images.blocks(["image_id"], boxes=images.has_boxes):
         found |= set(block.rows["image_id"].filter(pa.array(ours.shows_people(images, block))).to_pylist())
     return pa.array(sorted(found), pa.string())
+
+
+def _is_people(observations: pa.Table) -> pa.ChunkedArray:
+    """Whether each is of people or their vehicles."""
+    kinds = pa.array(["human", "vehicle"])
+    return pc.fill_null(pc.is_in(observations["observationType"].cast(pa.string()), kinds), False)
 
 
 def _without(table: pa.Table, column: str, values: pa.Array) -> pa.Table:

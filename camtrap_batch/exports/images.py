@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints
+from camtrap_batch.detection.people import people_in
 from camtrap_batch.errors import InputError, Interrupted
 from camtrap_batch.events.codes import Bools, Floats
 from camtrap_batch.model.info import CARD, parse_info
@@ -234,6 +235,11 @@ class Images:
     @cached_property
     def events(self) -> pa.Table:
         return self.merged.table("events").to_table()
+
+    @cached_property
+    def people(self) -> pa.Array:
+        """Ids of the images of which a label says that they show people or their vehicles."""
+        return people_in(self.merged)
 
     @property
     def locations(self) -> pa.Table:
