@@ -802,7 +802,9 @@ def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str
     """What observations say about a machine's labels."""
     kind = _kinds(images, label)
     by_machine = pc.is_valid(label)
-    made = utc(images.snapshot.created)
+    made = pa.scalar(utc(images.snapshot.created), pa.string())
+    if images.is_by_metadata:  # which do not say when a machine said it
+        made = pa.scalar(None, pa.string())
     return {
         "observationType": kind,
         "scientificName": if_else(pc.equal(kind, "animal"), label, None),

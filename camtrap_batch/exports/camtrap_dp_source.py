@@ -29,7 +29,7 @@ from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.survey.grid import snap
 from camtrap_batch.survey.places import uncertainty_m
-from camtrap_batch.vocabulary import USABLE
+from camtrap_batch.vocabulary import NO_MODEL, USABLE
 
 _OURS = r"^(media|box:\d+|event):"
 """Prefix of the ids of observations that we add; their `classifiedBy` is a model id."""
@@ -140,6 +140,8 @@ def _add_ours(
     events = ours.EventTimes(images.events.num_rows)
     by_people = ours.People(images)
     taxa: set[str] = set()
+    # Without a model and boxes, what a machine says is the package's own.
+    is_new = images.has_boxes or not (images.is_by_metadata or images.model_id == NO_MODEL)
     for block in images.blocks(list(ours.FROM_MANIFEST), boxes=images.has_boxes):
         is_known = pc.is_in(block.rows["image_id"], ids)
         if not pc.all(is_known).as_py():
@@ -163,6 +165,8 @@ def _add_ours(
         seen = ours.seen(images, block, np.flatnonzero(is_in))
         # What people say in the package is already in it.
         seen = seen.filter(pc.invert(seen["is_human"]))
+        if not is_new:
+            seen = seen.slice(0, 0)
         events.observed(images, seen, said, number, rows)
         table = ours.of_media(images, rows, deployments.ids(number), seen)
         told = ours.of_people(images, rows, deployments.ids(number), *said)
@@ -172,18 +176,22 @@ def _add_ours(
             observations.write(made)
         written.notes["observations added, of media"] += table.num_rows
         written.notes[ours.BY_PEOPLE] += told.num_rows
-    is_ours = ~_of_package(images.events)
+    is_ours = ~_of_package(images.events, with_machine=not is_new)
     return taxa | ours.write_events(
         images, events, deployments, observations, unlisted, written, known, is_ours=is_ours
     )
 
 
-def _of_package(events: pa.Table) -> Bools:
-    """Whether events are what people say in the package: nobody gave their labels here."""
+def _of_package(events: pa.Table, *, with_machine: bool) -> Bools:
+    """Whether events are what people say in the package: nobody gave their labels here.
+
+    `with_machine`: those of a machine are the package's, too.
+    """
     if "classified_at" not in events.column_names:
-        return np.zeros(events.num_rows, bool)
+        return np.full(events.num_rows, with_machine)
     is_human = pc.fill_null(pc.equal(events["label_source"], "human"), False)
-    return np.asarray(pc.and_(is_human, pc.is_null(events["classified_at"])).to_numpy(), bool)
+    is_told = pc.or_(is_human, pa.scalar(with_machine))
+    return np.asarray(pc.and_(is_told, pc.is_null(events["classified_at"])).to_numpy(), bool)
 
 
 class _Deployments:
