@@ -203,15 +203,15 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 def counted(n: int, many: str) -> str:
     """A number and what it counts, given in the plural.
 
-    >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "other files")
-    ('1 category that is in use', '2 images left out', '1 other file')
+    >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "file names")
+    ('1 category that is in use', '2 images left out', '1 file name')
     """
     if n != 1:
         return f"{n:,} {many}"
     return "1 " + _OF_ONE.sub(lambda found: _ONE.get(found[0], found[0].removesuffix("s")), many)
 
 
-_OF_ONE = re.compile(r"^(?:other )?\w+|(?<=\bthat )(?:are|have)\b|(?<=\bwhich )(?:are|have)\b")
+_OF_ONE = re.compile(r"^(?:other |file (?=names))?\w+|(?<=\bthat )(?:are|have)\b|(?<=\bwhich )(?:are|have)\b")
 """What a noun in the plural is told by: the noun itself, and the verb of its clause."""
 _ONE = {
     "categories": "category",

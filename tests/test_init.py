@@ -402,7 +402,7 @@ def test_a_table_with_columns_and_words_of_its_own(
     told = init(capsys, stations / "tabla.csv", "--dates", "dmy")
     taken = "foto (file_name), especie (category_name), cámara (location), fecha (date), hora (time)"
     assert f"columns taken for what their names say: {taken}" in told
-    assert "labels that are taken to mean: no animal: vacío" in told
+    assert "labels taken to mean that there is no animal: vacío" in told
     dataset = yaml.safe_load((here / "tabla.yaml").read_text())["dataset"]
     assert dataset["label"] == {"between": "+", "empty": ["vacío"]}
     found = runs(here / "tabla.yaml", capsys)

@@ -71,8 +71,8 @@ _ALIASES = {
     "longitude": ("longitude", "lon", "lng", "long"),
 }
 _OPTIONAL = {
-    "start": ("start", "setup", "setup_date", "deployment_start", "deploymentstart"),
-    "end": ("end", "retrieval", "retrieval_date", "deployment_end", "deploymentend"),
+    "start": ("start", "setup", "setup_date", "deployment_start", "deploymentstart", "start_date"),
+    "end": ("end", "retrieval", "retrieval_date", "deployment_end", "deploymentend", "end_date"),
     "camera": ("camera", "camera_id", "cameraid"),
     "deployment": ("deployment", "deployment_id", "deploymentid"),
 }
@@ -83,8 +83,8 @@ _OUTAGE = {
 }
 _NEVER_COVARIATES = frozenset({"location", "location_id", "locationid", "camera", "name"})
 _LIKELY = {
-    "start": ("start_date", "startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
-    "end": ("end_date", "enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
+    "start": ("startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
+    "end": ("enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
 }
 """What may say when a camera stood there, but is not read: role -> names of columns."""
 
@@ -173,7 +173,7 @@ def columns_left_alone(path: str) -> list[str]:
     """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
-        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        f"{path}: the column {name} is ignored; if deployments {role} there, call it {role}"
         for role, names in _LIKELY.items()
         if role not in first.roles
         for name in names

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import if_else
 from camtrap_batch.vocabulary import MISSING
 
 PIECE_BYTES = 4_000_000
@@ -338,7 +339,7 @@ def _texts(values: list[Id | None]) -> pa.Array:
     if not _are_bare(written):
         return pa.array(map(_text, values), pa.string())
     is_missing = pc.is_in(written, pa.array(sorted(MISSING)))
-    return pc.if_else(is_missing, None, written) if pc.any(is_missing).as_py() else written
+    return if_else(is_missing, None, written) if pc.any(is_missing).as_py() else written
 
 
 def _are_bare(texts: pa.StringArray) -> bool:

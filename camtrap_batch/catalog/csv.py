@@ -157,7 +157,7 @@ def used_columns(table: GivenTable, given: Mapping[str, str] | None = None) -> d
             if not _are_files(table.columns[name]):
                 used["location"] = name
                 break
-            table.notes[f"values of the column {name} that are files, no cameras: it is left alone"] += len(
+            table.notes[f"values of the column {name} that are files, not cameras: it is ignored"] += len(
                 table
             )
             used.pop("location", None)
@@ -220,7 +220,7 @@ def read_csv(
     table.require_cells([used["file_name"]])
     notes = table.notes
     for what, name in likely_columns(table, used).items():
-        notes[f"columns left alone: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
+        notes[f"columns ignored: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
     kept = _without_repeats(table, notes)
     path_label = label if label is not None and (label.level is not None or label.regex is not None) else None
     own_label = label if label is not None and label.is_of_metadata else None
@@ -384,7 +384,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             alone = [row for row, label in enumerate(labels) if label is None and genera[row]]
             for row in alone:
                 labels[row] = genera[row]
-            notes["rows of which the genus alone is known: it is the label"] += len(alone)
+            notes["rows of which only the genus is known, which is the label"] += len(alone)
             common = table.columns.get("common_name", labels)
             rest = [
                 row
@@ -393,7 +393,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             ]
             for row in rest:
                 labels[row] = common[row]
-            notes["rows of which a common name alone is known: it is the label"] += len(rest)
+            notes["rows of which only a common name is known, which is the label"] += len(rest)
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()
@@ -428,7 +428,7 @@ def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> 
     if strange:
         first = strange[0]
         notes[
-            f"counts that are no whole number, taken as not counted: {table.at(first)}: {cells[first]!r}"
+            f"counts that are not whole numbers, taken as not counted: {table.at(first)}: {cells[first]!r}"
         ] += len(strange)
     below = [row for row, count in enumerate(counts) if count is not None and count < 0]
     notes["annotations whose count is below 0, taken as not counted"] += len(below)
@@ -465,7 +465,7 @@ def _taken_apart(
 def _note_several(labels: Cells, notes: Counter[str]) -> None:
     for sign, cells in several_in_one(labels).items():
         notes[
-            f"cells with several species, as it seems, such as {cells[0]!r}, each a class of its own; "
+            f"cells that seem to hold several species, such as {cells[0]!r}, each a class of its own; "
             f"dataset.label: {{between: {sign!r}}} takes them apart"
         ] += len(cells)
 

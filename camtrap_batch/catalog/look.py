@@ -92,7 +92,7 @@ class Found:
     videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
-    empty : the label that means: no animal, if it is not one that says so by itself
+    empty : the label that means that there is no animal, if it is not one that says so by itself
     """
 
     dataset: dict[str, Any]
@@ -493,7 +493,7 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
             break
     if not most:
         return best, (
-            f"where the images are can't be told: none of {len(sample)} names was found beside the file; "
+            f"can't tell where the images are: none of {len(sample)} names was found beside the file; "
             "set dataset.images"
         )
     return best, f"images: {most} of {len(sample)} names were found in {redacted(best)}"

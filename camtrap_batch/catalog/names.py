@@ -39,12 +39,23 @@ def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) ->
     return names
 
 
-def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str]) -> pa.ChunkedArray:
+def as_files_have_it(
+    names: pa.ChunkedArray,
+    root: ImageRoot,
+    notes: Counter[str],
+    locations: pa.ChunkedArray | None = None,
+) -> pa.ChunkedArray:
     """File names; a name that no file has is replaced by the only one that differs just in case, or in how
-    accents are encoded (NFC, NFD). Counted in `notes`.
+    accents are encoded (NFC, NFD); or, if it has no folder, by the only file of that name in any folder.
+    Counted in `notes`.
 
     If there are many names, a sample shows whether all need to be looked for. On a disk, only those folders
-    are listed that may hold the files that do not exist under these names.
+    are listed that may hold the files that do not exist under these names; all of them for names without a
+    folder.
+
+    Parameters
+    ----------
+    locations : the locations given for these files: where a folder is called so, the file must be in it
     """
     step = 1 if len(names) <= _MANY else len(names) // _SAMPLE
     sample = names.take(pa.array(np.arange(0, len(names), step))).to_pylist()
@@ -65,14 +76,66 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
         same = files.get(path_key(given[row]), [])
         if len(same) == 1 and same[0] not in taken:
             found[row] = same[0]
+    if found:
+        row = min(found)
+        notes[
+            f"file names taken as the files have them, in case and accents, such as {found[row]!r} for "
+            f"{given[row]!r}"
+        ] += len(found)
+    bare = {row: given[row] for row in missing if row not in found and "/" not in given[row]}
+    if bare:
+        found |= _in_any_folder(bare, root, taken.union(found.values()), notes, locations)
     if not found:
         return names
-    row = min(found)
-    notes[
-        f"file names taken as the files have them, in case and accents, such as {found[row]!r} for "
-        f"{given[row]!r}"
-    ] += len(found)
     return pa.chunked_array([[found.get(row, name) for row, name in enumerate(given)]], pa.string())
+
+
+def _in_any_folder(
+    bare: dict[int, str],
+    root: ImageRoot,
+    taken: set[str],
+    notes: Counter[str],
+    locations: pa.ChunkedArray | None,
+) -> dict[int, str]:
+    """Row -> the only file of that name, wherever it is, if no other row has it."""
+    wanted = {path_key(name) for name in bare.values()}
+    files: dict[str, list[str]] = {}
+    folders: set[str] = set()
+    try:
+        there = list(root.walk())
+    except (InputError, OSError):
+        return {}
+    for name in there:
+        *above, last = path_key(name).split("/")
+        folders.update(above)
+        if last in wanted:
+            files.setdefault(last, []).append(name)
+    found: dict[int, str] = {}
+    several: dict[int, list[str]] = {}
+    for row, name in bare.items():
+        same = files.get(path_key(name), [])
+        location = None if locations is None else locations[row].as_py()
+        if location is not None and path_key(location) in folders:
+            same = [file for file in same if path_key(location) in path_key(file).split("/")[:-1]]
+        if len(same) > 1:
+            several[row] = same
+        elif same and same[0] not in taken:
+            found[row] = same[0]
+            taken.add(same[0])
+    if found:
+        row = min(found)
+        notes[
+            "file names without a folder, taken to be the only file of that name, such as "
+            f"{found[row]!r} for {bare[row]!r}"
+        ] += len(found)
+    if several:
+        row = min(several)
+        listed = " and ".join(map(repr, sorted(several[row])[:2]))
+        notes[
+            f"file names without a folder that files in several folders have, such as {listed} for "
+            f"{bare[row]!r}: give their folders"
+        ] += len(several)
+    return found
 
 
 def outside_of_root(names: pa.ChunkedArray) -> list[str] | None:

@@ -23,6 +23,8 @@ from camtrap_batch.store.schemas import CATALOG
 
 LABELS = CATALOG.field("labels").type
 
+NO_LOCATION = "images without a location"
+
 Texts: TypeAlias = Sequence[str | None] | pa.Array
 Numbers: TypeAlias = Sequence[int | None] | pa.Array
 
@@ -153,7 +155,7 @@ def finish_catalog(
     if twice := table.num_rows - len(files.result()):
         notes["images that share their file with another image id"] += twice
     if no_location := table["location"].null_count:
-        notes["images without a location"] += no_location
+        notes[NO_LOCATION] += no_location
     has_metadata = pc.any(pc.not_equal(table["source"], "folder")).as_py()
     if has_metadata and (no_date := table["datetime"].null_count):
         notes["images without a date in the metadata"] += no_date

@@ -368,7 +368,7 @@ def _sheet(
     except Exception as problem:  # openpyxl raises whatever it meets in a broken file
         raise InputError(f"{redacted(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
     if len(full) > 1:
-        notes[f"sheets of {redacted(path)} beside {title!r}, left alone"] += len(full) - 1
+        notes[f"sheets of {redacted(path)} beside {title!r}, ignored"] += len(full) - 1
     width = max((len(cells) for _, cells in rows), default=0)
     for line, cells in rows:
         yield line, cells + [""] * (width - len(cells))

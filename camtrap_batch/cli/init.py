@@ -86,7 +86,7 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     path = _place(options.out, name, found.dataset)
     reader, catalog = _read_with_order(name, path, found, options.dates)
     if words := [word for number, word in catalog.categories if number != 0 and is_word_for_empty(word)]:
-        print(f"labels that are taken to mean: no animal: {', '.join(words)}")
+        print(f"labels taken to mean that there is no animal: {', '.join(words)}")
         if found.dataset["format"] in ("csv", "folder"):
             label = found.dataset.setdefault("label", {})
             usual = [] if found.has_labels else Label.model_fields["empty"].default
@@ -282,7 +282,7 @@ def _job_text(
         note += " only counted; with camtrap-batch[video] their frames are images"
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
     if found.empty is not None:
-        row(0, "select", {"empty": {"class": found.empty}}, "the label that means: no animal")
+        row(0, "select", {"empty": {"class": found.empty}}, "the label that means that there is no animal")
     if found.results is not None:
         rows.append(("detect:", ""))
         row(1, "results", _relative(found.results, base), "boxes, so that crops of animals are classified")

@@ -31,6 +31,7 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
+from camtrap_batch.vocabulary import plural
 
 KEY = "infer.detections"
 
@@ -614,15 +615,17 @@ class ResultsDetector:
         if lists.null_count:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
-            notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
+            notes.append(f"{self.key}: {plural(others, 'entry matches', 'entries match')} no usable image")
         n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()
         if n_repeated:
-            notes.append(f"{self.key}: {n_repeated:,} entries name a file again; the first one counts")
+            notes.append(
+                f"{self.key}: {plural(n_repeated, 'entry names', 'entries name')} a file again, left out"
+            )
         if found.unlisted:
             ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
             count = sum(found.unlisted.values())
             notes.append(
-                f"{self.key}: {count:,} boxes of categories that are not listed ({ids}) are left out"
+                f"{self.key}: {plural(count, 'box', 'boxes')} of categories not listed ({ids}), left out"
             )
         meta = {
             "file": redacted(self.path),

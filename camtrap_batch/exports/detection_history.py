@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from camtrap_batch.catalog import as_photos_have_it
 from camtrap_batch.catalog.cameras import read_covariates
+from camtrap_batch.codes import if_else
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
@@ -286,7 +286,7 @@ def _covariates(images: Images, occasions: Occasions) -> pa.Table:
         hidden = pa.array([name in images.shown.moved for name in occasions.stations])
         for name in columns:
             if _TELLS_PLACE.fullmatch(name):
-                columns[name] = pc.if_else(hidden, None, columns[name])
+                columns[name] = if_else(hidden, None, columns[name])
     return pa.table(columns)
 
 

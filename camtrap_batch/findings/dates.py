@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import if_else
 from camtrap_batch.findings.found import NONE, Found, Rows, group, is_null, moments, sentence
 
 FROM_MANIFEST = [
@@ -121,7 +122,7 @@ def _in_future(rows: pa.Table, times: _Times, now: np.datetime64) -> Found:
 def _modified(column: pa.ChunkedArray) -> _Times:
     """Modification times; NaT for etags: a time in ns since 1970 has 18 or 19 digits from 1973 on."""
     is_time = pc.fill_null(pc.match_substring_regex(column, "^[1-8]?[0-9]{18}$"), False)
-    known = pc.if_else(is_time, column, None).cast(pa.int64())
+    known = if_else(is_time, column, None).cast(pa.int64())
     times: _Times = pc.fill_null(pc.divide(known, 1000), np.iinfo(np.int64).min).to_numpy()
     return times.astype("datetime64[us]")
 

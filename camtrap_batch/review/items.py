@@ -46,7 +46,7 @@ from camtrap_batch.store.corrections import (
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CORRECTIONS
-from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
+from camtrap_batch.vocabulary import EMPTY, UNCERTAIN, plural
 
 _FRAMES = ["image_id", "file_name", "location", "seq_id"]
 _MANIFEST = [
@@ -103,7 +103,7 @@ class AtOdds(Exception):
     """Somebody else has decided in the meantime: sequence -> what they said."""
 
     def __init__(self, said: dict[int, Said]) -> None:
-        super().__init__(f"{len(said)} sequences were decided by somebody else")
+        super().__init__(f"{plural(len(said), 'sequence was', 'sequences were')} decided by somebody else")
         self.said = said
 
 

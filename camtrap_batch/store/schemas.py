@@ -468,7 +468,7 @@ LOCATIONS = _schema(
     ("n_uncertain", pa.int32(), "events that are labelled uncertain"),
     ("richness", pa.int32(), "different species in the events; groups of species do not count"),
     ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
-    ("top_label", pa.string(), "species with most events; null if there are no events"),
+    ("top_label", pa.string(), "species with the most events; null if there are no events"),
     ("model_id", pa.string(), "model that made the predictions; null without one (infer.model: none)"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),

@@ -42,6 +42,22 @@ def test_case_and_accents_as_the_one_file_has_them(tmp_path: Path) -> None:
     assert as_files_have_it(right, ImageRoot(str(tmp_path)), notes) is right
 
 
+def test_names_without_a_folder_are_the_only_file_of_that_name(tmp_path: Path) -> None:
+    for name in ("cam1/a.jpg", "cam1/DCIM/B.JPG", "cam2/c.jpg", "cam1/c.jpg", "cam2/d.jpg", "cam2/e.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    notes: Counter[str] = Counter()
+    given = ["a.jpg", "b.jpg", "c.jpg", "c.JPG", "d.jpg", "e.jpg", "cam2/e.jpg", "x.jpg"]
+    locations: list[str | None] = ["cam1", None, None, "CAM2", "cam1", None, None, None]
+    names = as_files_have_it(
+        pa.chunked_array([given]), ImageRoot(str(tmp_path)), notes, pa.chunked_array([locations])
+    ).to_pylist()
+    # c.jpg is in two folders; d.jpg is not in that of its camera; e.jpg has a row under its own name.
+    assert names == ["cam1/a.jpg", "cam1/DCIM/B.JPG", "c.jpg", "cam2/c.jpg", *given[4:]]
+    assert sorted(notes.values()) == [1, 3]
+    assert any("'cam1/c.jpg' and 'cam2/c.jpg' for 'c.jpg': give their folders" in note for note in notes)
+
+
 def test_of_a_large_root_the_folders_of_missing_files_alone_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,7 +274,7 @@ def test_cells_that_name_several_species(tmp_path: Path) -> None:
     catalog = read_csv(path, BY_FOLDER)
     assert labels(catalog)["a.jpg"] == [("fox; badger", None)]
     note = (
-        "cells with several species, as it seems, such as 'fox; badger', each a class of its own; "
+        "cells that seem to hold several species, such as 'fox; badger', each a class of its own; "
         "dataset.label: {between: ';'} takes them apart"
     )
     assert catalog.notes[note] == 2
@@ -296,7 +296,7 @@ def test_counts_as_people_write_them(tmp_path: Path) -> None:
     rows = "".join(f"{n}.jpg,fox,{cell}\n" for n, cell in enumerate(["two", "3", "4.0", "NA", "several"]))
     catalog = read_csv(csv(tmp_path, f"file_name,species,count\n{rows}"), BY_FOLDER)
     assert [count for ((_, count),) in labels(catalog).values()] == [2, 3, 4, None, None]
-    note = f"counts that are no whole number, taken as not counted: {tmp_path}/a.csv:6: 'several'"
+    note = f"counts that are not whole numbers, taken as not counted: {tmp_path}/a.csv:6: 'several'"
     assert catalog.notes[note] == 1
     rows += "x.jpg,fox,2-3\n"
     with pytest.raises(InputError, match=r"a.csv:6: count: 'several' should be a whole number"):
@@ -318,10 +318,8 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
     catalog = read_csv(path, BY_FOLDER)
     assert catalog.table["location"].null_count == 5  # URLs of files are no cameras
     notes = "\n".join(catalog.notes)
-    assert "values of the column location that are files, no cameras: it is left alone" in notes
-    assert (
-        "columns left alone: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
-    )
+    assert "values of the column location that are files, not cameras: it is ignored" in notes
+    assert "columns ignored: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
     columns = {"location": "deployment_id", "is_empty": "is_blank", "count": "number_of_objects"}
     catalog = read_csv(path, BY_FOLDER, columns=columns)
     assert labels(catalog) == {
@@ -332,7 +330,7 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
         "IMG_5.JPG": [("Bird", 1)],
     }
     assert catalog.table["location"].to_pylist() == ["D1", "D1", "D2", "D2", "D2"]
-    assert "left alone" not in "\n".join(catalog.notes)
+    assert "ignored" not in "\n".join(catalog.notes)
 
 
 def test_names_of_columns_that_the_job_says(tmp_path: Path) -> None:

@@ -241,3 +241,17 @@ def test_clocks_that_were_put_back_by_an_hour_are_in_order() -> None:
     assert rows_of("date_out_of_order", rows) == []
     assert rows_of("date_out_of_order", [rows[0], rows[1] | {"utc_offset_minutes": 120}]) == [1]
     assert rows_of("date_out_of_order", [rows[0], rows[1] | {"utc_offset_minutes": None}]) == [1]
+
+
+def test_a_slice_of_a_table_has_what_its_rows_have() -> None:
+    """Arrow takes the texts of a slice from the wrong place where the other side is null."""
+    times = [f"{1_500_000_000 + number}{number % 10:09}" for number in range(40)]
+    rows = [image("2021-03-02", modified=times[n] if n % 3 else "etag", location=f"c{n}") for n in range(40)]
+    schema = pa.schema([MANIFEST.field(name) for name in DATE_COLUMNS])
+    table = pa.Table.from_pylist(rows, schema)
+    cut = pa.concat_tables([table[5:12], table[20:40]])
+    whole = find_wrong_dates(cut.take(list(range(cut.num_rows))), NOW)
+    for found, expected in zip(find_wrong_dates(cut, NOW), whole, strict=True):
+        assert found.rows.tolist() == expected.rows.tolist()
+        assert found.detail.to_pylist() == expected.detail.to_pylist()
+    assert len(find_wrong_dates(cut, NOW)[KINDS.index("date_in_future")].rows) > 10

@@ -30,6 +30,7 @@ from camtrap_batch.errors import InputError, MissingExtra
 from camtrap_batch.images import video_frames
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
+from camtrap_batch.monitor.display import Silent
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.stages import validate
 from camtrap_batch.stages.catalog import videos
@@ -255,6 +256,12 @@ def test_nothing_is_asked_or_read_twice(job: Made, monkeypatch: pytest.MonkeyPat
         "judge_video_frames",
         lambda root, names, *a, **k: read.extend(names) or judge_frames(root, names, *a, **k),
     )
+    units: dict[str, str] = {}
+    monkeypatch.setattr(
+        Silent,
+        "begin",
+        lambda self, stage, rows, done, counts, unit="images": units.update({stage: unit}),
+    )
     # A shorter video, and a new photo.
     images = job.file.parent / "images"
     (images / "a" / "1.mp4").write_bytes(make_video(seconds=3))
@@ -263,6 +270,7 @@ def test_nothing_is_asked_or_read_twice(job: Made, monkeypatch: pytest.MonkeyPat
     before = {row["image_id"]: row for row in job.rows("manifest")}
     job.do("catalog", "validate")
     assert Counter(read) == {"a/1.mp4": 3, "d/new.jpg": 1}
+    assert units == {"videos": "videos", "validate": "images"}
     after = {row["image_id"]: row for row in job.rows("manifest")}
     assert set(before) - set(after) == {"a/1.mp4#t=4", "a/1.mp4#t=6"}
     assert after["b/IMG_0002.AVI#t=2"]["sha256"] == before["b/IMG_0002.AVI#t=2"]["sha256"]

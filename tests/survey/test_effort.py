@@ -424,6 +424,16 @@ def test_a_start_that_can_not_be_read_is_not_known_and_is_said(tmp_path: Path) -
         outages(tmp_path, "A,soon,2021-03-10", "B,2021-03-01,2021-03-02")
 
 
+def test_deployments_as_wildlife_insights_and_trapper_name_them(tmp_path: Path) -> None:
+    periods = cameras(
+        tmp_path,
+        "p,D1,12.5,-3.5,2021-03-12 08:00:00,2021-03-22 08:00:00",
+        header="project_id,deployment_id,longitude,latitude,start_date,end_date",
+    )
+    table, _ = make_deployments(photos(("D1", "2021-03-13T12:00:00")), periods)
+    assert days(table) == {"D1": 10}
+
+
 def test_deployments_as_a_spreadsheet_dates_them(tmp_path: Path) -> None:
     periods = cameras(tmp_path, "A,0,0,44267,44277.5", "B,0,0,44268,", notes=Counter())
     assert [str(time) for time in periods["start"].to_pylist()] == [

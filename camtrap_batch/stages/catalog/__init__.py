@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog import Reader, as_photos_have_it, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, unmatched
+from camtrap_batch.catalog.paths import location_finder
+from camtrap_batch.catalog.table import NO_LOCATION, row_order
 from camtrap_batch.errors import Damaged, InputError, choices
-from camtrap_batch.job import Job, Label, WithLabel
+from camtrap_batch.job import Job, Label, WithLabel, WithLocation
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import do_on_driver
@@ -128,9 +130,14 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
     catalog = reader.read()
     if reader.names_are_given:
         notes: Counter[str] = Counter()
-        names = as_files_have_it(catalog.table["file_name"], image_root(context.job), notes)
-        column = catalog.table.schema.get_field_index("file_name")
-        catalog.table = catalog.table.set_column(column, catalog.table.schema.field(column), names)
+        given = catalog.table["file_name"]
+        locations = catalog.table["location"]
+        names = as_files_have_it(given, image_root(context.job), notes, locations)
+        catalog.table = _with(catalog.table, "file_name", names)
+        if names is not given and locations.null_count:
+            catalog.table = _located(catalog.table, given, context.job)
+            without = {NO_LOCATION: catalog.table["location"].null_count}
+            catalog.notes = {text: n for text, n in (catalog.notes | without).items() if n}
         outside = outside_of_root(names)
         if outside is not None:
             text = f"file names that lead out of dataset.images, and are not opened, such as {outside[0]!r}"
@@ -146,6 +153,28 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
         told.append(counted(n_gone, text))
     meta = {"categories": catalog.categories, "notes": catalog.notes}
     return Made({"catalog": catalog.table}, meta, told)
+
+
+def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    column = table.schema.get_field_index(name)
+    return table.set_column(column, table.schema.field(column), values)
+
+
+def _located(table: pa.Table, given: pa.ChunkedArray, job: Job) -> pa.Table:
+    """Rows without a location whose file was found under another name get that of its path."""
+    if not isinstance(job.dataset, WithLocation):
+        return table
+    label = job.dataset.path_label if isinstance(job.dataset, WithLabel) else None
+    find = location_finder(job.dataset.location, label)
+    is_new = pc.and_(table["location"].is_null(), pc.not_equal(table["file_name"], given))
+    found = [
+        find(name) if new else location
+        for name, new, location in zip(
+            *(column.to_pylist() for column in (table["file_name"], is_new, table["location"])), strict=True
+        )
+    ]
+    table = _with(table, "location", pa.chunked_array([found], pa.string()))
+    return table.take(pa.array(row_order(table)))
 
 
 def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:

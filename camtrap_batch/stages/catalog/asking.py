@@ -57,6 +57,7 @@ class AskShard:
     timeout_s: float
     part: ClassVar[Part]
     shard_size: ClassVar[int]
+    unit: ClassVar[str] = "images"
     divisible: ClassVar[bool] = True
 
     @property
@@ -174,6 +175,7 @@ def ask_files(
         [name],
         need="CPU",
         finish=finish,
+        unit=asking.unit,
     )
     current = run.current(name)
     if context.dry_run and (current is None or current.plan_id != plan.id):

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.table import row_order
+from camtrap_batch.codes import if_else
 from camtrap_batch.errors import MissingExtra
 from camtrap_batch.images import Verdict
 from camtrap_batch.images.exif import read_jpeg_exif
@@ -124,6 +125,7 @@ class ProbeShard(AskShard):
     most_frames: int
     part: ClassVar[Part] = PART
     shard_size: ClassVar[int] = 200
+    unit: ClassVar[str] = "videos"
 
     @property
     def settings(self) -> list[Any]:
@@ -196,7 +198,7 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     own = _set(own, "datetime", pc.if_else(is_timed, None, own["datetime"]))
     own = _set(own, "date_only", pc.if_else(is_timed, None, own["date_only"]))
     is_undated = pc.and_(own["datetime"].is_null(), row.is_valid())
-    own = _set(own, "date_of", pc.if_else(is_undated, videos["date_of"].take(row), None))
+    own = _set(own, "date_of", if_else(is_undated, videos["date_of"].take(row), None))
     own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(row)))
     # A video that may exist but could not be read is not said to have no frames.
     is_lost = pc.is_in(videos["status"], pa.array(["ok", "corrupt"]))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.codes import Ints, encode, one_chunk
+from camtrap_batch.codes import Ints, encode, if_else, one_chunk
 from camtrap_batch.events.sequences import HUMAN
 from camtrap_batch.review.sample import Draw, find_rows
 from camtrap_batch.store.schemas import LOCATIONS
@@ -68,7 +68,7 @@ def with_corrected(
 def _named(
     found: Totals, labels: list[str], counted: pa.ChunkedArray, empty: str
 ) -> list[list[dict[str, object]]]:
-    """Of each location the species that were counted there, or are expected, those with most events first."""
+    """The species counted or expected at each location, those with the most events first."""
     number_of = {label: number for number, label in enumerate(labels)}
     told = []
     for row, events in enumerate(counted.to_pylist()):
@@ -93,7 +93,7 @@ def _named(
 def _known(sequences: pa.Table, frames: pa.Table, locations: pa.Array) -> _Known:
     is_human = pc.fill_null(pc.equal(sequences["label_source"], HUMAN), False)
     machine = one_chunk(pc.if_else(is_human, sequences["machine_label"], sequences["label"]))
-    machine = pc.if_else(pc.equal(machine, UNCERTAIN), None, machine)
+    machine = if_else(pc.equal(machine, UNCERTAIN), None, machine)
     sure = one_chunk(pc.if_else(is_human, sequences["machine_confidence"], sequences["confidence"]))
     key = one_chunk(pc.binary_join_element_wise(sequences["location"], sequences["seq_id"], "\0"))
     number = key.dictionary_encode()
