@@ -309,7 +309,7 @@ def plain_fastai(model: str, files: str) -> float:
 
 
 def bare_forward(model: str, precision: str, runtime: str, processes: str, threads: str, batch: str) -> float:
-    """Images a second of the network alone, on pixels that lie ready, by so many processes at once."""
+    """Images a second of the network alone, on pixels that are ready, by a number of processes at once."""
     if (count := int(processes)) > 1:
         command = [sys.executable, __file__, "--part", "bare", model, precision, runtime, "1", threads, batch]
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]

@@ -19,7 +19,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.tabular import NO_VALUE, GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import (
     NULL_OFFSET,
     Order,
@@ -331,7 +331,7 @@ def read_sites(path: str) -> list[Site]:
     sites = []
     for where, location, longitude, latitude, cells in rows:
         if not location:
-            raise InputError(f"{where}: location: empty")
+            raise InputError(f"{where}: location: empty; {NO_VALUE}")
         point: tuple[float | None, float | None] = (None, None)
         if (
             longitude is not None or latitude is not None

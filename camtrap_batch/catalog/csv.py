@@ -221,7 +221,14 @@ def read_csv(
     notes = table.notes
     for what, name in likely_columns(table, used).items():
         notes[f"columns ignored: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
-    kept = _without_repeats(table, notes)
+    given = _joined(
+        table.columns.get(used.get("folder", ""), [None] * len(table)),
+        table.columns[used["file_name"]],
+        "/",
+    )
+    names_of_rows = [tidy_name(name or "", root) for name in given]
+    _note_ways(given, names_of_rows, notes)
+    kept = _without_repeats(table, used, names_of_rows, notes)
     path_label = label if label is not None and (label.level is not None or label.regex is not None) else None
     own_label = label if label is not None and label.is_of_metadata else None
     is_named = "category_id" in used or "category_name" in used
@@ -257,7 +264,7 @@ def read_csv(
     def at(row: int) -> str:
         return table.at(kept[row])
 
-    files: Cells = [tidy_name(name or "", root) for name in _joined(cells("folder"), cells("file_name"), "/")]
+    files: Cells = [names_of_rows[row] for row in kept]
     ids = [image_id or file or "" for image_id, file in zip(cells("image_id"), files, strict=True)]
     number_of: dict[str, int] = {}
     for image_id in ids:
@@ -336,12 +343,33 @@ def _joined(first: Cells, then: Cells, between: str) -> Cells:
     ]
 
 
-def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
-    """Rows that do not repeat an earlier row word for word, so that what was pasted twice is counted only
-    once."""
+def _note_ways(given: Cells, names: Sequence[str], notes: Counter[str]) -> None:
+    """Notes on files that rows write in several ways."""
+    ways: dict[str, str] = {}
+    several: dict[str, tuple[str, str]] = {}
+    for written, name in zip(given, names, strict=True):
+        if (first := ways.setdefault(name, written or "")) != written:
+            several.setdefault(name, (first, written or ""))
+    if several:
+        one, other = next(iter(several.values()))
+        notes[f"files that rows write in several ways, such as {one!r} and {other!r}"] += len(several)
+
+
+def _without_repeats(
+    table: GivenTable, used: Mapping[str, str], names: Sequence[str], notes: Counter[str]
+) -> list[int]:
+    """Rows that do not repeat an earlier row, so that what was pasted twice is counted only once.
+
+    Rows are the same word for word, or apart from how they write the file or the species.
+    """
+    columns = {name: cells for name, cells in table.columns.items() if name != used.get("folder")}
+    columns[used["file_name"]] = list(names)
+    if (name := used.get("category_name")) is not None:
+        key = {text: label_key(text) for text in set(columns[name]) if text}
+        columns[name] = [key.get(cell or "") for cell in columns[name]]
     seen: set[tuple[str | None, ...]] = set()
     kept = []
-    for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
+    for row, cells in enumerate(zip(*columns.values(), strict=True)):
         if cells not in seen:
             seen.add(cells)
             kept.append(row)

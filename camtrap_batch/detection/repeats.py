@@ -18,6 +18,9 @@ Numbers = npt.NDArray[np.float32]
 MOST_AREA = 0.3
 """Larger fractions of the frame are not repeats: anything in front of the lens fills it in the same way."""
 
+SAME_BOX = 0.5
+"""Intersection over union from which a box that people labelled is one of the detector's."""
+
 _AT_ONCE = 200_000  # boxes whose cells are held in memory
 _ROUNDS = 3  # rounds of moving to the middle of the surrounding boxes
 

@@ -73,7 +73,7 @@ class Detections:
     Attributes
     ----------
     images : file_name, posix, each once; boxes, a list of `BOX`, null if the detector failed; said, a list of
-        `SAID` for each box; whole, `SAID` for the image as such; these two are empty if nothing is said
+        `SAID` for each box; whole, `SAID` for the image as a whole; these two are empty if nothing is said
     categories : names of what is detected, such as animal, each once
     n_repeated : number of files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> number of its boxes, which are not detections
@@ -349,7 +349,7 @@ def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
 
 
 def _of_image(image: _Prediction) -> list[tuple[str, float]]:
-    """What SpeciesNet predicts for an image as such, in the older format."""
+    """What SpeciesNet predicts for an image as a whole, in the older format."""
     if image.prediction is None:
         return []
     return _with_others(image.prediction, image.prediction_score or 0.0, image.classifications)
@@ -373,7 +373,7 @@ def species_name(name: str) -> str | None:
     """The name used here for a classifier's class; None if the class means that it does not know.
 
     For SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
-    MegaDetector's results, or else the lowest of the other names.
+    MegaDetector's results, otherwise the lowest of the other names.
 
     >>> species_name("e3f1;mammalia;carnivora;felidae;panthera;leo;lion"), species_name("f1;;;;;;blank")
     ('lion', 'blank')

@@ -31,6 +31,7 @@ from camtrap_batch.detection.people import (
 )
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.taxonomy import Taxonomy, taxonomy_of
+from camtrap_batch.review.boxes import settle_boxes
 from camtrap_batch.review.matching import PERSON, spell
 from camtrap_batch.review.order import Evidence
 from camtrap_batch.review.rows import RunRows
@@ -419,7 +420,8 @@ class Items:
         at = np.flatnonzero(is_told.to_numpy(zero_copy_only=False))
         places = pa.array(at)
         images = pa.table({"image_id": image_id.take(places), "sha256": sha256.take(places)})
-        rows = standing(self._corrections, images)
+        said = standing(self._corrections, images)
+        rows = settle_boxes(self.run, said, images["image_id"], self.empty).said
         found: dict[int, dict[str, Any]] = {}
         for row in rows.to_pylist():
             number = int(self._of[at[row["row"]]])

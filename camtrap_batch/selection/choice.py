@@ -33,21 +33,8 @@ THINNED = "empty, thinned out"
 OVER_CLASS = "class over its cap"
 OVER_LOCATION = "location over its cap"
 REVIEWED = "labelled in review alone, not judged on"
-REASONS = (
-    KEPT,
-    KEPT_FOR_BOXES,
-    VIDEO,
-    NO_ANNOTATION,
-    MACHINE,
-    SEVERAL_CLASSES,
-    NOT_CHOSEN,
-    THINNED,
-    OVER_CLASS,
-    OVER_LOCATION,
-    REVIEWED,
-)
-"""Reasons in a selection's rows; others are `status: ...` for images whose status is not selected, and
-`finding: ...` for those with a kind in `select.drop`."""
+"""Reasons in a selection's rows, beside `KEPT_FOR_BOXES`; others are `status: ...` for images whose status is
+not selected, and `finding: ...` for those with a kind in `select.drop`."""
 
 _VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0

@@ -117,7 +117,7 @@ def _mend_identity(folder: Folder) -> None:
     except CamtrapError as problem:
         if problem.exit_code == 2:  # from a newer version, which nothing here would understand
             raise
-        identity.write_identity(folder, anew=True)
+        identity.write_identity(folder, again=True)
 
 
 class _Check:

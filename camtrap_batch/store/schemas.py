@@ -198,7 +198,7 @@ SELECTION = _schema(
         "told",
         pa.list_(pa.struct([("label", pa.string()), ("box", pa.list_(pa.float32()))])),
         "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is "
-        "of, null where it is of the image as such",
+        "of, null where it is of the image as a whole",
     ),
     later=("species", "animals", "told"),
 )

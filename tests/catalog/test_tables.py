@@ -221,6 +221,16 @@ def test_a_table_of_r_or_of_a_european_spreadsheet(tmp_path: Path) -> None:
     assert any("spelt in several ways" in text for text in catalog.notes)
 
 
+def test_a_row_that_says_the_same_in_other_words_does_not_add_up(tmp_path: Path) -> None:
+    """Of another way to the file, or another spelling of the species."""
+    path = tmp_path / "a.csv"
+    path.write_text("file,label,count\n./c/a.jpg,Fox,1\nc/a.jpg,fox,1\nc//b.jpg,fox,1\nc/b.jpg,fox,2\n")
+    catalog = read_csv(str(path), BY_FOLDER)
+    assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [1, 3]
+    assert catalog.notes["rows that are the same as one further up, left out"] == 1
+    assert catalog.notes["files that rows write in several ways, such as './c/a.jpg' and 'c/a.jpg'"] == 2
+
+
 def test_labels_from_paths(tmp_path: Path) -> None:
     names = [
         "C1/Vulpes vulpes/a.jpg",

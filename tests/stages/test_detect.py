@@ -329,7 +329,7 @@ def test_thumbnails_serve_where_they_are_large_enough(folder: Path) -> None:
 def test_gpu_workers_where_there_are_some(
     folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str, is_there: bool, device: str
 ) -> None:
-    """What a worker is told to compute on; here it has a CPU all the same."""
+    """What a worker is told to compute on; here it has a CPU nevertheless."""
     told = set()
     of_shard = DetectShard.run
 
@@ -554,7 +554,7 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     found = job.run.snapshot("detected").meta["precision"]
     assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
     assert found["apart"] <= 0.01
-    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked anew
+    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked again
         job.write(device="cuda")
         with pytest.raises(ClusterError, match=r"no GPU that .* can use here"):
             job.do()

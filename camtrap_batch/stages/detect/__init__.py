@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
@@ -31,7 +30,6 @@ from camtrap_batch.stages.detect.marking import DETECTIONS, MOST_ON_DRIVER, SPOT
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.stages.detect.trial import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.store.manifest import usable_rows
-from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import BOXES
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
@@ -269,9 +267,3 @@ def _mark(context: Context, settings: Detect, detector: Detector) -> list[str]:
 
     do_on_driver(context, DETECTIONS, id_, make, inputs={"detected": detected.number})
     return notes
-
-
-def boxes_by_category(run: Run) -> dict[str, int]:
-    """Boxes that were found, by category."""
-    categories = run.table("detections").to_table(columns=["category"])["category"]
-    return {entry["values"]: entry["counts"] for entry in pc.value_counts(categories).to_pylist()}
