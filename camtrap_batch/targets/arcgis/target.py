@@ -216,8 +216,8 @@ class ArcGISTarget:
             item = item_of(self.service, url)
             if getattr(item, "access", None) == "public":
                 raise InputError(
-                    f"{self.key}.{layer}: {url} is shared with everyone, and would hold {self.hides}, or share "
-                    "it with fewer"
+                    f"{self.key}.{layer}: {url} is shared with everyone, and would hold {self.hides}, or "
+                    "share it with fewer"
                 )
 
     def _send(self, works: Sequence[LayerPush]) -> StageError | None:
