@@ -459,7 +459,9 @@ def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> 
             f"counts that are not whole numbers, taken as not counted: {table.at(first)}: {cells[first]!r}"
         ] += len(strange)
     below = [row for row, count in enumerate(counts) if count is not None and count < 0]
-    notes["annotations whose count is below 0, taken as not counted"] += len(below)
+    if below:
+        example = f"{table.at(below[0])}: {cells[below[0]]!r}"
+        notes[f"annotations whose count is below 0, taken as not counted: {example}"] += len(below)
     for row in below:
         counts[row] = None
     return counts

@@ -64,7 +64,7 @@ def test_a_count_below_0_is_none(tmp_path: Path) -> None:
     path.write_text("file_name,species,count\na.jpg,fox,-1\nb.jpg,fox,2\n")
     catalog = read_csv(str(path), location_of_path(0, None))
     assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [None, 2]
-    assert catalog.notes["annotations whose count is below 0, taken as not counted"] == 1
+    assert catalog.notes[f"annotations whose count is below 0, taken as not counted: {path}:2: '-1'"] == 1
 
 
 def test_widths_and_heights_of_images_or_of_boxes(tmp_path: Path) -> None:
