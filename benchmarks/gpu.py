@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--out gpu.json] [--parts NAME ...] [--seconds S] [--again]
 
-A part measures some ways to do one thing, each for so many seconds on the same photos (the real ones of
+A part measures some ways to do one thing, each for a number of seconds on the same photos (the real ones of
 ../shared/real_images where they are, otherwise drawn ones), decoding included where it says so:
 
 - `forward`: ResNet-34 at 224 pixels on tensors that lie ready, classifying and learning: the limits
@@ -81,7 +81,7 @@ class Setting:
         return 64 if self.quick else 224
 
     def measure(self, name: str, work: Callable[[float], int]) -> None:
-        """Add a way: `work` does what it does for so many seconds, and returns how many images that were."""
+        """Add a way: `work` runs for some seconds, and returns how many images that was."""
         try:
             with watched_gpu() as busy:
                 work(min(1.0, self.seconds / 4))  # caches, compilers, memory
@@ -107,7 +107,7 @@ class Setting:
         print(f"  {name}: left out: {why}")
 
     def stream(self, seconds: float) -> Iterator[bytes]:
-        """The photos again and again, for so many seconds, but once at least."""
+        """The photos again and again, for a number of seconds, but at least once."""
         end, n = time.perf_counter() + seconds, 0
         while n < len(self.photos) or time.perf_counter() < end:
             yield self.photos[n % len(self.photos)]
@@ -485,7 +485,7 @@ def write(out: Path, results: dict[str, Any]) -> None:
 
 
 def repeat(work: Callable[[], object], seconds: float, images: int, device: str) -> int:
-    """How many images were done in so many seconds; what is queued on the GPU counts when it is done."""
+    """How many images were done in a number of seconds; what is queued on the GPU counts when it is done."""
     end, n = time.perf_counter() + seconds, 0
     while n == 0 or time.perf_counter() < end:
         work()

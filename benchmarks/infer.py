@@ -309,7 +309,7 @@ def plain_fastai(model: str, files: str) -> float:
 
 
 def bare_forward(model: str, precision: str, runtime: str, processes: str, threads: str, batch: str) -> float:
-    """Images a second of the network alone, on pixels that lie ready, by so many processes at once."""
+    """Images a second of the network alone, on pixels that are ready, by a number of processes at once."""
     if (count := int(processes)) > 1:
         command = [sys.executable, __file__, "--part", "bare", model, precision, runtime, "1", threads, batch]
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
@@ -389,8 +389,13 @@ def measure_scale(folder: Path, images: int) -> int:
     return report.end()
 
 
-def write_manifest(job: Path, images: int) -> None:
-    """A manifest of WCS's shape whose thumbnails are those of a small file, again and again."""
+def write_manifest(job: Path, images: int, stumps: int = 0) -> None:
+    """A manifest of WCS's shape whose thumbnails are those of a small file, again and again.
+
+    Parameters
+    ----------
+    stumps : every such location has pictures of its own, each with a white patch in the same spot; 0: none
+    """
     from scale import picture
 
     from camtrap_batch.images import decode_upright
@@ -401,7 +406,14 @@ def write_manifest(job: Path, images: int) -> None:
 
     rng = np.random.default_rng(7)
     folder = open_run(job).folder
-    pictures = [make_thumbnail(shrink(decode_upright(picture(rng), 64), 64), 480, 85) for _ in range(256)]
+    drawn = [shrink(decode_upright(picture(rng), 64), 64) for _ in range(256)]
+    pictures = [make_thumbnail(pixels, 480, 85) for pixels in drawn]
+    if stumps:
+        for pixels in drawn[:64]:
+            height, width = pixels.shape[:2]
+            patched = pixels.copy()
+            patched[height // 6 : height // 2, width // 4 : width // 2] = 255
+            pictures.append(make_thumbnail(patched, 480, 85))
     thumbnails = pa.table(
         {
             "image_id": [str(number) for number in range(len(pictures))],
@@ -417,6 +429,9 @@ def write_manifest(job: Path, images: int) -> None:
     locations = divide(rng, len(sequences), max(1, round(LOCATIONS * share)))
     sequence = np.repeat(np.arange(len(sequences)), sequences)
     location = np.repeat(np.arange(len(locations)), locations)[sequence]
+    which = np.arange(images) % len(drawn)
+    if stumps:
+        which = np.where(location % stumps == 0, len(drawn) + which % 64, which)
     ids = hex_ids(rng, images)
     columns: dict[str, Any] = {name: pa.nulls(images) for name in schemas.MANIFEST.names}
     columns |= {
@@ -429,7 +444,7 @@ def write_manifest(job: Path, images: int) -> None:
         "height": pa.array(np.full(images, 480), pa.int32()),
         "sha256": pa.array([id_ * 2 for id_ in ids]),
         "thumbnail_file": pa.array([small.file] * images),
-        "thumbnail_row": pa.array(np.arange(images) % len(pictures), pa.int32()),
+        "thumbnail_row": pa.array(which.astype(np.int32)),
     }
     file = write_table(folder, "manifest", "tables/manifest/all/0.parquet", pa.table(columns))
     snapshots.commit(

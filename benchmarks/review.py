@@ -7,7 +7,7 @@ Communities of species are drawn for cameras, sequences for species, and for eac
 that an ideal classifier has of it: calibrated by construction, since they are the posterior of the model that
 draws what it sees. A record "species at camera" is wrong where the labels claim it and it is not so, or it is
 so and no label says it. Sequences are looked at in an order, each look puts the truth in a label's place, and
-the wrong records that are left are counted; the order `useful` is worked out anew after each page, as the
+the wrong records that are left are counted; the order `useful` is worked out again after each page, as the
 review page does. Then samples are drawn as `camtrap review --order random --n 300`
 draws them, reviewed with the truth, and their 95 % intervals are held against it. A seed gives the same
 figures everywhere. Exit code 1 where the order `useful` leaves more than half of what `least-sure` leaves
@@ -169,7 +169,7 @@ def location_coverage(world: World, label: Ints, n: int, draws: int) -> tuple[fl
 
 
 def look(world: World, known: Evidence, n: int) -> Ints:
-    """The first n sequences as the page shows them by `useful`: after each page it is worked out anew."""
+    """The first n sequences as the page shows them by `useful`: after each page it is worked out again."""
     order: list[int] = []
     seen: dict[int, tuple[str]] = {}
     nothing = pa.nulls(len(known.label), pa.string())

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,39 +265,72 @@ def wait_for(is_there: Any, what: str, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def measure_stage(report: Report, job: Path, folder: Path, stage: str, images: int) -> None:
-    """Do a stage of a job, whose run folder is `<folder>/scale`, on a cluster; report losses and memory."""
+def measure_stage(
+    report: Report,
+    job: Path,
+    folder: Path,
+    stage: str,
+    images: int,
+    *,
+    parts: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> None:
+    """Do a stage of a job, whose run folder is `<folder>/scale`, on a cluster; report losses and memory.
+
+    Parameters
+    ----------
+    parts : plans of the stage besides its own whose shards are work, too
+    more : options of a second run, for which only the parts are done again: what would have been lost with
+        them at once is reported, too
+    """
     with cluster(folder) as (address, roles):
-        began, clock = time.time(), time.perf_counter()
+        began = time.time()
         command = [*CAMTRAP, stage, str(job), "--quiet", "--cluster", address]
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        memory: dict[str, list[int]] = {}
-        pids = {"driver": driver.pid, **roles}
-        while driver.poll() is None:
-            for role, pid in pids.items():
-                try:
-                    memory.setdefault(role, []).append(psutil.Process(pid).memory_info().rss)
-                except psutil.NoSuchProcess:
-                    break
-            time.sleep(1)
-        seconds = time.perf_counter() - clock
-        if driver.returncode:
-            raise SystemExit(f"{stage} ended with {driver.returncode}")
-        report.line(f"camtrap {stage}", f"{seconds:.1f} s, {images / seconds:,.0f} images/s")
-        report_losses(report, folder / "scale", began, seconds, stage)
-        for role, sizes in sorted(memory.items()):
-            half = sizes[len(sizes) // 4 :]
-            report.line(f"  memory of the {role}, GB", f"{max(sizes) / 1e9:.2f} at most")
-            if role in ("driver", "scheduler"):
-                middle, last = (statistics.median(some) for some in np.array_split(half, 3)[1:])
-                report.target("    growth in the last half, GB", (last - middle) / 1e9, 0.05, "{:.3f}")
+        seconds = watch(report, command, roles, stage, images)
+        report_losses(report, folder / "scale", began, seconds, stage, parts)
+        if more:
+            began = time.time()
+            again = watch(report, [*command, *more], roles, f"{stage} {' '.join(more)}", images)
+            report_losses_again(report, folder / "scale", began, seconds, again, stage, parts)
         clock = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
         report.line("second run, nothing to do", f"{time.perf_counter() - clock:.1f} s")
 
 
+def watch(report: Report, command: list[str], roles: dict[str, int], name: str, images: int) -> float:
+    """Run a command to its end, and report its time, and how memory grows; returns seconds."""
+    clock = time.perf_counter()
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    memory: dict[str, list[int]] = {}
+    pids = {"driver": driver.pid, **roles}
+    while driver.poll() is None:
+        for role, pid in pids.items():
+            try:
+                memory.setdefault(role, []).append(psutil.Process(pid).memory_info().rss)
+            except psutil.NoSuchProcess:
+                break
+        time.sleep(1)
+    seconds = time.perf_counter() - clock
+    if driver.returncode:
+        raise SystemExit(f"{name} ended with {driver.returncode}")
+    report.line(f"camtrap {name}", f"{seconds:.1f} s, {images / seconds:,.0f} images/s")
+    for role, sizes in sorted(memory.items()):
+        half = sizes[len(sizes) // 4 :]
+        report.line(f"  memory of the {role}, GB", f"{max(sizes) / 1e9:.2f} at most")
+        if role in ("driver", "scheduler") and len(half) > 8:
+            middle, last = (statistics.median(some) for some in np.array_split(half, 3)[1:])
+            report.target("    growth in the last half, GB", (last - middle) / 1e9, 0.05, "{:.3f}")
+            report.target("    at its end above the middle, GB", (max(half) - middle) / 1e9, 0.3, "{:.3f}")
+    return seconds
+
+
 def report_losses(
-    report: Report, run_folder: Path, began: float, seconds: float, stage: str = "validate"
+    report: Report,
+    run_folder: Path,
+    began: float,
+    seconds: float,
+    stage: str = "validate",
+    parts: Sequence[str] = (),
 ) -> None:
     """The share of the wall-clock that went to anything but shards, and to what.
 
@@ -305,11 +338,12 @@ def report_losses(
     Before shards are classified one worker checks the precision, and the others load what their first shard
     would: that is work of theirs, too.
     """
-    events = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    events = events_since(run_folder, began)
     mine = [event for event in events if event.get("stage") == stage]
     done = [event for event in mine if event["event"] == "shard done"]
     filing = seconds_to_file_a_receipt(run_folder)
-    work = sum(event["seconds"]["total"] + filing for event in done)
+    work = work_of(events, stage, filing)
+    of_parts = {part: work_of(events, part, filing) for part in parts}
     check = sum(
         Receipt.from_json(path.read_bytes()).seconds["total"]
         for path in run_folder.glob("receipts/precision/*/*.json")
@@ -318,13 +352,13 @@ def report_losses(
         at(next(event for event in reversed(mine) if event["event"] == name)) - began
         for name in ("stage begins", "shard done", "committed")
     )
-    lost = 1 - (work + check) / (seconds * CORES)
+    lost = 1 - (work + check + sum(of_parts.values())) / (seconds * CORES)
     report.target("  share of time lost to other than shards", lost, 0.05, "{:.3f}")
     for name, spent_on in (
         ("start, listing and plan", planned - check / CORES),
         ("between shards", last - planned - work / CORES),
         ("check and commit", committed - last),
-        ("end", seconds - committed),
+        ("end", seconds - committed - sum(of_parts.values()) / CORES),
     ):
         report.line(f"    {name}", f"{spent_on:.1f} s, {spent_on / seconds:.3f}")
     if check:
@@ -333,7 +367,40 @@ def report_losses(
     spent = {phase: sum(event["seconds"].get(phase, 0.0) for event in done) for phase in phases}
     shares = ", ".join(f"{phase} {value / work:.2f}" for phase, value in spent.items())
     report.line(f"  {len(done):,} shards, mean seconds of one", f"{work / len(done):.2f}, of it {shares}")
+    for part, value in of_parts.items():
+        report.line(f"  shards of {part}", f"{value:.1f} s of all workers")
     report.line("    to file its receipt, ms", f"{filing * 1e3:.1f}")
+
+
+def report_losses_again(
+    report: Report,
+    run_folder: Path,
+    began: float,
+    first: float,
+    again: float,
+    stage: str,
+    parts: Sequence[str],
+) -> None:
+    """The share that would have been lost, had the parts been done in the first run as in the second one."""
+    filing = seconds_to_file_a_receipt(run_folder)
+    before, events = events_since(run_folder, 0), events_since(run_folder, began)
+    work = work_of(before, stage, filing) + sum(work_of(events, part, filing) for part in parts)
+    committed = next(e for e in before if e.get("stage") == stage and e["event"] == "committed")
+    ended = max(at(event) for event in before if at(event) < began)
+    seconds = first - (ended - at(committed)) + again
+    lost = 1 - work / (seconds * CORES)
+    report.target("  share lost, the other options given at once", lost, 0.05, "{:.3f}")
+
+
+def events_since(run_folder: Path, began: float) -> list[dict[str, Any]]:
+    lines = (run_folder / "log.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if at(event) >= began]
+
+
+def work_of(events: Sequence[dict[str, Any]], stage: str, filing: float) -> float:
+    """Seconds of workers in shards of a plan's stage."""
+    done = (event for event in events if event.get("stage") == stage and event["event"] == "shard done")
+    return sum(event["seconds"]["total"] + filing for event in done)
 
 
 def seconds_to_file_a_receipt(run_folder: Path, times: int = 200) -> float:

@@ -1,7 +1,7 @@
 """Times of columns as integers: what a camera's clock showed, and the time that really passed.
 
 Clocks rule for what is shown and for the hour of the day. Where it matters how much time passed, or what came
-first, known offsets count: an hour that clocks were put back has passed all the same.
+first, known offsets count: an hour by which clocks were put back has still passed.
 """
 
 from __future__ import annotations

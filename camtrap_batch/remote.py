@@ -14,6 +14,7 @@ fsspec's, and Arrow reads through fsspec.
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import logging
 import os
@@ -43,6 +44,9 @@ _FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 _CONNECTIONS = 64
+
+_CHECKSUMS = ("md5Hash", "ETag", "etag", "content_md5", "CRC")
+_TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_CODE = frozenset(
@@ -231,6 +235,30 @@ def as_os_error(url: str, problem: BaseException) -> OSError:
     if is_missing(problem) and not is_missing_bucket(problem):
         return FileNotFoundError(errno.ENOENT, "no such file")
     return OSError(_diagnosis(family_of(url), problem, has_options=False)[0])
+
+
+def version_of(info: Mapping[str, Any], *first: str) -> str:
+    """The detail of an fsspec file that changes with its content: a checksum, an etag or a time; "" if none.
+
+    Each client has its own names for these. `first`: keys that take precedence.
+    """
+    return str(next((info[key] for key in (*first, *_CHECKSUMS, *_TIMES) if info.get(key)), ""))
+
+
+def modified_of(info: Mapping[str, Any]) -> float | None:
+    """When an fsspec file was last written, in seconds since 1970."""
+    for key in _TIMES:
+        value = info.get(key)
+        if isinstance(value, str):
+            try:
+                value = dt.datetime.fromisoformat(value)
+            except ValueError:
+                continue
+        if isinstance(value, dt.datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None
 
 
 def redacted(url: str) -> str:

@@ -130,7 +130,7 @@ def statuses() -> str:
             "",
             _table(("status", "meaning", "trained on, classified", "`--retry` takes it"), rows),
             "",
-            "A file may be sound and something about it wrong all the same: a finding.",
+            "A file may be sound and yet something about it wrong: a finding.",
             "",
             _table(("finding about an image", "meaning"), finding),
             "",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -22,7 +23,7 @@ _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 
 def data_folder(name: str) -> Path:
-    """A folder of data from elsewhere: the whole beside the repository, else what is copied into it."""
+    """A folder of data from elsewhere: the whole beside the repository, otherwise what is copied into it."""
     whole = _BESIDE / name
     return whole if whole.is_dir() else Path(__file__).with_name("data") / name
 
@@ -40,6 +41,16 @@ def wait_until(condition: Callable[[], bool], patience: float = PATIENCE_S) -> N
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
+
+
+def end_family(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and those that it started."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.kill()
+    process.wait()
+    for child in family:
+        if child.is_running():
+            child.kill()
 
 
 def start_driver(folder: Path, stage: str, cluster: Processes) -> subprocess.Popen[str]:
@@ -141,9 +152,4 @@ class Processes:
 
     def stop(self) -> None:
         for process in self.started:
-            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.kill()
-            process.wait()
-            for child in family:
-                if child.is_running():
-                    child.kill()
+            end_family(process)

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import yaml
-from support import wait_until
+from support import end_family, wait_until
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
@@ -73,12 +72,7 @@ class Started:
 
     def stop(self) -> None:
         for process in self.processes:
-            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.kill()
-            process.wait()
-            for child in family:
-                if child.is_running():
-                    child.kill()
+            end_family(process)
 
 
 def why_no_hosts() -> str | None:

@@ -22,7 +22,7 @@ Places = dict[str, tuple[float, float]]
 
 
 def image(image_id: str, seconds: float | None = 0, label: str | None = "lion", **other: Any) -> Row:
-    """An image of location A, taken so many seconds after START; the model is 80 % sure of its label."""
+    """An image of location A, taken this many seconds after START; the model is 80 % sure of its label."""
     row = {
         "image_id": image_id,
         "file_name": f"{image_id}.jpg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pyarrow as pa
@@ -64,3 +65,21 @@ def read(folder: Folder, table: str = "selection") -> list[str] | None:
     ids: list[str] = open_table(folder, snapshot).to_table()["image_id"].to_pylist()
     assert len(ids) == snapshot.rows == sum(file.rows for file in snapshot.files)
     return ids
+
+
+def one_of_many_creates(folder: Folder) -> None:
+    """Threads create the same file at the same time: one does, and it has what that one wrote."""
+    start = threading.Barrier(8)
+    won: list[int] = []
+
+    def create(number: int) -> None:
+        start.wait()
+        if folder.create("receipt", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [str(number).encode() for number in won] == [folder.read("receipt")]

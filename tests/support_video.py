@@ -22,7 +22,7 @@ def shade(number: int) -> int:
 def make_video(
     kind: str = "mp4", codec: str = "mpeg4", seconds: float = 6, *, spot: bool = False, **metadata: str
 ) -> bytes:
-    """A video of so many seconds, five frames each.
+    """A video of this many seconds, five frames each.
 
     Parameters
     ----------

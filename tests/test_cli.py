@@ -323,7 +323,7 @@ def test_the_end_of_a_job_is_told(job: Path, capsys: pytest.CaptureFixture[str])
     # Nobody listens any more: a line, without what is secret in the address, and the same exit code.
     assert main(["reprocess", str(job), "--cluster", "inline", "--set", f"notify={url}"]) == 2
     said = capsys.readouterr().err
-    assert "notify: 127.0.0.1: could not be told of the job's end: " in said
+    assert "notify: 127.0.0.1: could not be notified of the job's end: " in said
     assert "secret" not in said
     assert "notify: 'ftp://x': should be a URL that begins with" in refused(
         capsys, "reprocess", str(job), "--set", "notify=ftp://x"
@@ -351,7 +351,7 @@ def test_a_program_is_told_of_the_end_of_each_command(job: Path, capsys: pytest.
         ("[sh, -c, 'echo first; echo the disk is full >&2; exit 7']", "it ended with 7: the disk is full"),
     ):
         assert main(["catalog", str(job), "--cluster", "inline", "--set", f"notify.command={command}"]) == 0
-        assert f"could not be told of the job's end: {why}\n" in capsys.readouterr().err
+        assert f"could not be notified of the job's end: {why}\n" in capsys.readouterr().err
     for notify in ("{}", "[sh]", "{command: []}", "{comand: [sh]}"):
         said = refused(capsys, "catalog", str(job), "--set", f"notify={notify}")
         assert "notify" in said
@@ -440,7 +440,7 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
         if name not in ("catalog", "detect"):  # it has no use for a detector
             assert f"{name:9} {stage.help}" in told
     assert "1 row would be written" in told
-    assert "how much that is can't be said before catalog has run" in told
+    assert "how much there is to do can't be said before catalog has run" in told
     assert "`camtrap reprocess JOB`" not in told, "which is what was typed"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -164,9 +165,9 @@ def test_a_card_as_it_comes_out_of_a_camera(
     # Beside the card, since a job writes nothing among its images.
     job = tmp_path / "card.yaml"
     assert {row["location"] for row in runs(job, capsys)} == {"Kamera 1", "Kamera 2"}
-    assert "# infer: {model: FOLDER}" in job.read_text()
-    assert re.search(r"# infer: {model: none} .*camtrap review", job.read_text())
-    assert "once infer.model names a trained model" in told
+    assert re.search(r"\ninfer: {model: none} .*camtrap review", job.read_text())
+    assert "(to label the images)" in told
+    assert main(["reprocess", str(job), "--cluster", "inline", "--dry-run"]) == 0
 
 
 def test_a_coco_file_and_results_of_a_detector(
@@ -255,8 +256,24 @@ def test_a_data_package(
     told = init(capsys, camtrap_dp_example)
     assert "a Camtrap DP data package" in told
     assert "423 images of 4 camera locations" in told
+    assert "can't tell where the images are: none of 40 names was found beside the file" in told
     assert not (here / "cameras.csv").exists()
     assert Job.load(here / "example.yaml").dataset.format == "camtrap-dp"
+
+
+def test_the_media_of_a_data_package_are_looked_for(
+    here: Path, camtrap_dp_example: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(camtrap_dp_example, package)
+    (package / "photos" / "media").mkdir(parents=True)
+    with (package / "media.csv").open(newline="") as media:
+        for row in csv.DictReader(media):
+            name = row["fileName"] if "://" in row["filePath"] else row["filePath"]
+            (package / "photos" / name).write_bytes(b"x")
+    assert "images: 40 of 40 names were found in" in init(capsys, package)
+    assert yaml.safe_load((here / "package.yaml").read_text())["dataset"]["images"].endswith("package/photos")
+    assert len(runs(here / "package.yaml", capsys)) == 423
 
 
 def test_real_photos_sorted_by_species(
@@ -402,7 +419,7 @@ def test_a_table_with_columns_and_words_of_its_own(
     told = init(capsys, stations / "tabla.csv", "--dates", "dmy")
     taken = "foto (file_name), especie (category_name), cámara (location), fecha (date), hora (time)"
     assert f"columns taken for what their names say: {taken}" in told
-    assert "labels that are taken to mean: no animal: vacío" in told
+    assert "labels taken to mean that there is no animal: vacío" in told
     dataset = yaml.safe_load((here / "tabla.yaml").read_text())["dataset"]
     assert dataset["label"] == {"between": "+", "empty": ["vacío"]}
     found = runs(here / "tabla.yaml", capsys)

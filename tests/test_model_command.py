@@ -88,7 +88,7 @@ def test_wrong_exports_are_one_line(folder: Path, capsys: pytest.CaptureFixture[
     assert "should end in .dlpk" in to("dlpk", "lions.zip")
     assert "there is no folder" in to("dlpk", "nowhere/lions.dlpk")
     assert "which a job never changes" in to("dlpk", "images/lions.dlpk")
-    assert "is there already" in to("safetensors", "run")
+    assert "already exists" in to("safetensors", "run")
     assert "no model '0123456789abcdef'" in to("dlpk", "lions.dlpk", "--model", "0123456789abcdef")
 
 

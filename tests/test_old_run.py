@@ -95,7 +95,7 @@ def test_what_was_done_but_not_committed_is_not_done_again(old: Path) -> None:
 def test_one_new_image_does_one_shard_again(old: Path) -> None:
     changed = old / "data" / "images" / "animals" / "0401" / "0006.jpg"
     changed.write_bytes((old / "data" / "images" / "animals" / "0402" / "0013.jpg").read_bytes())
-    lines = camtrap(old, "validate")
+    lines = camtrap(old, "validate", "--cluster", "inline")
     assert re.search(r" 1 of 5 shards run now", line_of(lines, "validate")), lines
-    lines = camtrap(old, "infer")
+    lines = camtrap(old, "infer", "--cluster", "inline")
     assert re.search(r" [12] of 4 shards run now", line_of(lines, "infer")), lines

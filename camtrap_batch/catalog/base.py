@@ -21,7 +21,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Dataset
 from camtrap_batch.registry import Registry
-from camtrap_batch.remote import plain, redacted
+from camtrap_batch.remote import plain, redacted, version_of
 
 Section = TypeVar("Section", bound=Dataset)
 
@@ -140,7 +140,5 @@ def file_fingerprint(path: str) -> dict[str, Any]:
         raise InputError(f"{redacted(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
     if info.get("type") == "directory":
         raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")
-    version = next(
-        (info[key] for key in ("mtime", "ETag", "etag", "LastModified", "updated") if info.get(key)), ""
-    )
-    return {"bytes": info.get("size"), "version": str(version)}
+    # The time comes first, as in earlier versions: another version would have the catalog read again.
+    return {"bytes": info.get("size"), "version": version_of(info, "mtime")}

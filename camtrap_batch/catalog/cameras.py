@@ -19,7 +19,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.tabular import NO_VALUE, GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import (
     NULL_OFFSET,
     Order,
@@ -173,7 +173,7 @@ def columns_left_alone(path: str) -> list[str]:
     """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
-        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        f"{path}: the column {name} is ignored; if deployments {role} there, call it {role}"
         for role, names in _LIKELY.items()
         if role not in first.roles
         for name in names
@@ -331,7 +331,7 @@ def read_sites(path: str) -> list[Site]:
     sites = []
     for where, location, longitude, latitude, cells in rows:
         if not location:
-            raise InputError(f"{where}: location: empty")
+            raise InputError(f"{where}: location: empty; {NO_VALUE}")
         point: tuple[float | None, float | None] = (None, None)
         if (
             longitude is not None or latitude is not None

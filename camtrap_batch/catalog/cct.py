@@ -139,12 +139,15 @@ def _labels(
     known = of_mark < n_ids
     counts = annotations["count"].combine_chunks().filter(pa.array(known))
     whole = pc.trunc(counts)
-    notes["annotations whose count is below 0, taken as not counted"] += (
-        pc.sum(pc.less(counts, 0)).as_py() or 0
-    )
-    notes["annotations whose count is not a whole number, rounded down"] += (
-        pc.sum(pc.and_(pc.greater(counts, 0), pc.not_equal(whole, counts))).as_py() or 0
-    )
+    for text, is_so in (
+        ("is below 0, taken as not counted", pc.less(counts, 0)),
+        ("is not a whole number, rounded down", pc.and_(pc.greater(counts, 0), pc.not_equal(whole, counts))),
+    ):
+        if n := pc.sum(is_so).as_py() or 0:
+            first = pc.index(is_so, True).as_py()
+            image = annotations["image_id"].filter(pa.array(known))[first].as_py()
+            example = f"{counts[first].as_py():g} of image {image!r}"
+            notes[f"annotations whose count {text}: {example}"] += n
     counts = pc.if_else(pc.less(counts, 0), None, whole).cast(pa.int32())
     of_mark, category_ids = of_mark[known], annotations["category_id"].to_numpy()[known]
     notes["annotations without an image, left out"] += int((~known).sum())

@@ -157,7 +157,7 @@ def used_columns(table: GivenTable, given: Mapping[str, str] | None = None) -> d
             if not _are_files(table.columns[name]):
                 used["location"] = name
                 break
-            table.notes[f"values of the column {name} that are files, no cameras: it is left alone"] += len(
+            table.notes[f"values of the column {name} that are files, not cameras: it is ignored"] += len(
                 table
             )
             used.pop("location", None)
@@ -220,8 +220,15 @@ def read_csv(
     table.require_cells([used["file_name"]])
     notes = table.notes
     for what, name in likely_columns(table, used).items():
-        notes[f"columns left alone: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
-    kept = _without_repeats(table, notes)
+        notes[f"columns ignored: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
+    given = _joined(
+        table.columns.get(used.get("folder", ""), [None] * len(table)),
+        table.columns[used["file_name"]],
+        "/",
+    )
+    names_of_rows = [tidy_name(name or "", root) for name in given]
+    _note_ways(given, names_of_rows, notes)
+    kept = _without_repeats(table, used, names_of_rows, notes)
     path_label = label if label is not None and (label.level is not None or label.regex is not None) else None
     own_label = label if label is not None and label.is_of_metadata else None
     is_named = "category_id" in used or "category_name" in used
@@ -257,7 +264,7 @@ def read_csv(
     def at(row: int) -> str:
         return table.at(kept[row])
 
-    files: Cells = [tidy_name(name or "", root) for name in _joined(cells("folder"), cells("file_name"), "/")]
+    files: Cells = [names_of_rows[row] for row in kept]
     ids = [image_id or file or "" for image_id, file in zip(cells("image_id"), files, strict=True)]
     number_of: dict[str, int] = {}
     for image_id in ids:
@@ -336,12 +343,33 @@ def _joined(first: Cells, then: Cells, between: str) -> Cells:
     ]
 
 
-def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
-    """Rows that do not repeat an earlier row word for word, so that what was pasted twice is counted only
-    once."""
+def _note_ways(given: Cells, names: Sequence[str], notes: Counter[str]) -> None:
+    """Notes on files that rows write in several ways."""
+    ways: dict[str, str] = {}
+    several: dict[str, tuple[str, str]] = {}
+    for written, name in zip(given, names, strict=True):
+        if (first := ways.setdefault(name, written or "")) != written:
+            several.setdefault(name, (first, written or ""))
+    if several:
+        one, other = next(iter(several.values()))
+        notes[f"files that rows write in several ways, such as {one!r} and {other!r}"] += len(several)
+
+
+def _without_repeats(
+    table: GivenTable, used: Mapping[str, str], names: Sequence[str], notes: Counter[str]
+) -> list[int]:
+    """Rows that do not repeat an earlier row, so that what was pasted twice is counted only once.
+
+    Rows are the same word for word, or apart from how they write the file or the species.
+    """
+    columns = {name: cells for name, cells in table.columns.items() if name != used.get("folder")}
+    columns[used["file_name"]] = list(names)
+    if (name := used.get("category_name")) is not None:
+        key = {text: label_key(text) for text in set(columns[name]) if text}
+        columns[name] = [key.get(cell or "") for cell in columns[name]]
     seen: set[tuple[str | None, ...]] = set()
     kept = []
-    for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
+    for row, cells in enumerate(zip(*columns.values(), strict=True)):
         if cells not in seen:
             seen.add(cells)
             kept.append(row)
@@ -384,7 +412,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             alone = [row for row, label in enumerate(labels) if label is None and genera[row]]
             for row in alone:
                 labels[row] = genera[row]
-            notes["rows of which the genus alone is known: it is the label"] += len(alone)
+            notes["rows of which only the genus is known, which is the label"] += len(alone)
             common = table.columns.get("common_name", labels)
             rest = [
                 row
@@ -393,7 +421,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             ]
             for row in rest:
                 labels[row] = common[row]
-            notes["rows of which a common name alone is known: it is the label"] += len(rest)
+            notes["rows of which only a common name is known, which is the label"] += len(rest)
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()
@@ -428,10 +456,12 @@ def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> 
     if strange:
         first = strange[0]
         notes[
-            f"counts that are no whole number, taken as not counted: {table.at(first)}: {cells[first]!r}"
+            f"counts that are not whole numbers, taken as not counted: {table.at(first)}: {cells[first]!r}"
         ] += len(strange)
     below = [row for row, count in enumerate(counts) if count is not None and count < 0]
-    notes["annotations whose count is below 0, taken as not counted"] += len(below)
+    if below:
+        example = f"{table.at(below[0])}: {cells[below[0]]!r}"
+        notes[f"annotations whose count is below 0, taken as not counted: {example}"] += len(below)
     for row in below:
         counts[row] = None
     return counts
@@ -465,7 +495,7 @@ def _taken_apart(
 def _note_several(labels: Cells, notes: Counter[str]) -> None:
     for sign, cells in several_in_one(labels).items():
         notes[
-            f"cells with several species, as it seems, such as {cells[0]!r}, each a class of its own; "
+            f"cells that seem to hold several species, such as {cells[0]!r}, each a class of its own; "
             f"dataset.label: {{between: {sign!r}}} takes them apart"
         ] += len(cells)
 

@@ -92,7 +92,7 @@ class Found:
     videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
-    empty : the label that means: no animal, if it is not one that says so by itself
+    empty : the label that means that there is no animal, if it is not one that says so by itself
     """
 
     dataset: dict[str, Any]
@@ -468,9 +468,22 @@ def _of_zip(target: str) -> Found:
     return _of_names(target, names)
 
 
+def find_media(found: Found, names: Sequence[str]) -> str:
+    """Look where the media of a data package are, and set `dataset.images` to it; returns a line about it."""
+    metadata, images = (str(found.dataset[key]) for key in ("metadata", "images"))
+    if not metadata.endswith(".json"):
+        return _told(images, _n_there(images, _sample(names)), len(_sample(names)))
+    found.dataset["images"], line = _root_of(metadata, names)
+    return line
+
+
+def _sample(names: Sequence[str]) -> list[str]:
+    return [names[at] for at in np.unique(np.linspace(0, len(names) - 1, _SAMPLE).astype(int))]
+
+
 def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
     """The folder that listed names are relative to, judged by a sample of them; and a line about it."""
-    sample = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, _SAMPLE).astype(int))]
+    sample = _sample(names)
     base = target.rpartition("/")[0] or "."
     if all(name.startswith("/") or "://" in name for name in sample):
         common = os.path.commonpath([name.partition("://")[2] or name for name in sample])
@@ -491,12 +504,16 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
             best, most = candidate, there
         if there == len(sample):
             break
-    if not most:
-        return best, (
-            f"where the images are can't be told: none of {len(sample)} names was found beside the file; "
+    return best, _told(best, most, len(sample))
+
+
+def _told(root: str, n_there: int, n_looked_for: int) -> str:
+    if not n_there:
+        return (
+            f"can't tell where the images are: none of {n_looked_for} names was found beside the file; "
             "set dataset.images"
         )
-    return best, f"images: {most} of {len(sample)} names were found in {redacted(best)}"
+    return f"images: {n_there} of {n_looked_for} names were found in {redacted(root)}"
 
 
 def _n_there(root: str, names: Sequence[str]) -> int:

@@ -34,6 +34,9 @@ YES = frozenset(
 NO = frozenset({"0", "false", "f", "no", "n", "nein", "non", "não", "nee", "nej", "falsch", "faux", "falso"})
 """What people write, in lower case, into a column of yes and no."""
 
+NO_VALUE = "words such as NA mean that there is no value"
+"""What to add where a cell counts as empty."""
+
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LOOKED_AT = 50  # number of records examined to find the delimiter
 _NOTED = ("dataset.metadata", "camtrap init")
@@ -107,7 +110,7 @@ class GivenTable:
         """Raise InputError if a cell is empty that must not be."""
         for name in columns:
             if None in (cells := self.columns[name]):
-                raise InputError(f"{self.at(cells.index(None))}: {name}: empty{self.origin}")
+                raise InputError(f"{self.at(cells.index(None))}: {name}: empty{self.origin}; {NO_VALUE}")
 
     def listed(self, names: Sequence[str]) -> str:
         """Which columns there are, and which one of `names` may have been meant."""
@@ -252,7 +255,7 @@ def _split(text: str, delimiter: str, path: str, key: str, skipped: int) -> Iter
 
 
 def _delimiter(text: str, expected: Iterable[str]) -> str:
-    """The delimiter: the one that gives the most expected names in the header, or else the most cells."""
+    """The delimiter: the one that gives the most expected names in the header, otherwise the most cells."""
     expected = set(expected)
 
     def score(delimiter: str) -> tuple[int, int, int]:
@@ -368,7 +371,7 @@ def _sheet(
     except Exception as problem:  # openpyxl raises whatever it meets in a broken file
         raise InputError(f"{redacted(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
     if len(full) > 1:
-        notes[f"sheets of {redacted(path)} beside {title!r}, left alone"] += len(full) - 1
+        notes[f"sheets of {redacted(path)} beside {title!r}, ignored"] += len(full) - 1
     width = max((len(cells) for _, cells in rows), default=0)
     for line, cells in rows:
         yield line, cells + [""] * (width - len(cells))

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
-    parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument("--who", help="who gave them, if the file does not say (default: you)")
     parser.add_argument(
         "--unmatched", metavar="FILE", help="write all rows that match no image to this .csv file"
     )

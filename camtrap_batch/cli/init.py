@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camtrap_batch.catalog.look import Found, look
+from camtrap_batch.catalog.look import Found, find_media, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.vocabulary import counted, is_word_for_empty, plural
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
+_OF_SERVICES = ("FeatureServer", "MapServer")
 _ORDERS = ("dmy", "mdy", "ymd")
 _FEW = 3  # cameras; fewer can't be divided by camera
 
@@ -85,8 +86,13 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     name = options.name or _name_of(options.target)
     path = _place(options.out, name, found.dataset)
     reader, catalog = _read_with_order(name, path, found, options.dates)
+    if found.dataset["format"] == "camtrap-dp" and "://" not in str(found.dataset["metadata"]):
+        images = found.dataset["images"]
+        print(find_media(found, catalog.table["file_name"].to_pylist()))
+        if found.dataset["images"] != images:
+            reader, catalog = _read(name, path, found)
     if words := [word for number, word in catalog.categories if number != 0 and is_word_for_empty(word)]:
-        print(f"labels that are taken to mean: no animal: {', '.join(words)}")
+        print(f"labels taken to mean that there is no animal: {', '.join(words)}")
         if found.dataset["format"] in ("csv", "folder"):
             label = found.dataset.setdefault("label", {})
             usual = [] if found.has_labels else Label.model_fields["empty"].default
@@ -170,8 +176,11 @@ def _read(name: str, path: Path, found: Found) -> tuple[Reader[Any], Catalog]:
 def _name_of(target: str) -> str:
     path = target.rstrip("/") if "://" in target else os.path.realpath(target)
     last = path.split("?")[0].rsplit("/", 1)[-1]
-    if last == "datapackage.json" or last.isdecimal():
-        last = path.rsplit("/", 2)[-2] if path.count("/") > 1 else last
+    # .../services/NAME/FeatureServer/0 is a layer's address.
+    for above in re.split("/+", path)[-2::-1]:
+        if last != "datapackage.json" and not last.isdecimal() and last not in _OF_SERVICES:
+            break
+        last = above
     stem = re.sub(r"(\.(json|csv|tsv|txt|xlsx|zip|gz))+$", "", last, flags=re.IGNORECASE)
     return _NAME.sub("-", stem).strip("-._").lower()[:100] or "images"
 
@@ -282,7 +291,7 @@ def _job_text(
         note += " only counted; with camtrap-batch[video] their frames are images"
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
     if found.empty is not None:
-        row(0, "select", {"empty": {"class": found.empty}}, "the label that means: no animal")
+        row(0, "select", {"empty": {"class": found.empty}}, "the label that means that there is no animal")
     if found.results is not None:
         rows.append(("detect:", ""))
         row(1, "results", _relative(found.results, base), "boxes, so that crops of animals are classified")
@@ -294,9 +303,9 @@ def _job_text(
             text = f"to train: {few} too few to divide by camera"
             rows.append(("# select: {split: {by: random}}", text))
     else:
-        text = "a trained model: these images have no labels to learn from; or"
-        rows.append(("# infer: {model: FOLDER}", text))
-        rows.append(("# infer: {model: none}", "labels that people give: camtrap review"))
+        also = ", and classes in the results," if found.results is not None else ""
+        rows.append(("infer: {model: none}", f"the labels of people (camtrap review){also} are the result"))
+        rows.append(("# infer: {model: FOLDER}", "a trained model, in place of that"))
     width = min(60, max(len(line) for line, _ in rows))
     body = "\n".join(f"{line:{width}}  # {text}".rstrip() if text else line for line, text in rows)
     return f"# camtrap init {redacted(target)}; all keys: camtrap reprocess --help\n{body}\n"
@@ -313,10 +322,5 @@ def _relative(path: str, base: Path) -> str:
 def _next(path: Path, is_labelled: bool) -> list[str]:
     near = os.path.relpath(path)
     shown = str(path) if near.startswith("..") else near
-    if is_labelled:
-        return [f"camtrap reprocess {shown} --dry-run", f"camtrap reprocess {shown}"]
-    return [
-        f"camtrap catalog {shown}",
-        f"camtrap validate {shown}  (opens every image and says what is wrong)",
-        f"camtrap reprocess {shown}  (once infer.model names a trained model, or none)",
-    ]
+    lines = [f"camtrap reprocess {shown} --dry-run", f"camtrap reprocess {shown}"]
+    return lines if is_labelled else [*lines, f"camtrap review {shown}  (to label the images)"]

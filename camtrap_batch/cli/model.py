@@ -87,7 +87,7 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 def _import(options: argparse.Namespace, stop: threading.Event) -> int:
     out = Path(options.out)
     if out.exists():
-        raise UserError(f"--out {out}: is there already; name a new folder")
+        raise UserError(f"--out {out}: already exists; name a new folder")
     importer = IMPORTERS[options.kind]
     names = [argument.name for argument in importer.arguments] + [option.name for option in importer.options]
     given = {name: getattr(options, name.replace("-", "_")) for name in names}
@@ -154,7 +154,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
         out = check_path(options.out, job)
         if out.exists():
             raise UserError(
-                f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
+                f"--out {out}: already exists; name a new folder, or a file that ends in .safetensors"
             )
     outputs = Outputs(Run(job).folder)
     folder, info = _find(job, options.model)

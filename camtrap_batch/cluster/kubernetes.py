@@ -324,7 +324,7 @@ def _worker_group(spec: Kubernetes, name: str, kind: Literal["CPU", "GPU"]) -> d
         "--death-timeout", str(_GRACE_S),
         "--dashboard-address", ":8788",
     ]  # fmt: skip
-    for option, value in lifetime_arguments(spec.lifetime, restart=True).items():
+    for option, value in lifetime_arguments(spec.lifetime).items():
         flag = f"--{option.replace('_', '-')}"
         command += [flag] if value is True else [flag, str(value)]
     requests = {"cpu": str(group.threads), "memory": _bytes(group.memory)}

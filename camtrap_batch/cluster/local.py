@@ -76,7 +76,7 @@ class Local(OwnCluster):
                     "dashboard": False,
                     "dashboard_address": f"{_LOOPBACK}:0",
                     "silence_logs": logging.CRITICAL,
-                    **lifetime_arguments(self.lifetime, restart=True),
+                    **lifetime_arguments(self.lifetime),
                 },
             }
             for name, group in groups.items()

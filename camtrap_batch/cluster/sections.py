@@ -165,8 +165,8 @@ class OwnCluster(DaskCluster):
         return None
 
 
-def lifetime_arguments(lifetime: str | None, *, restart: bool) -> dict[str, str | bool]:
-    """Options of Dask workers that leave in order after `lifetime`, but not all at once."""
+def lifetime_arguments(lifetime: str | None) -> dict[str, str | bool]:
+    """Options of Dask workers that leave in order after `lifetime`, not all at once, and are restarted."""
     if lifetime is None:
         return {}
     from dask.utils import parse_timedelta
@@ -175,5 +175,5 @@ def lifetime_arguments(lifetime: str | None, *, restart: bool) -> dict[str, str 
     return {
         "lifetime": f"{seconds:.0f}s",
         "lifetime_stagger": f"{seconds / 10:.0f}s",
-        "lifetime_restart": restart,
+        "lifetime_restart": True,
     }

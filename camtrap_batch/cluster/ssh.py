@@ -167,7 +167,7 @@ class Ssh(OwnCluster):
                         "resources": {name: group.threads if name == "CPU" else 1},
                         "dashboard": False,
                         "dashboard_address": "127.0.0.1:0",
-                        **lifetime_arguments(self.lifetime, restart=True),
+                        **lifetime_arguments(self.lifetime),
                     },
                 },
             }

@@ -6,8 +6,9 @@ docs/inference.md explains the rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.detection.repeats import find_repeats
+from camtrap_batch.detection.repeats import Spots, find_spots
 from camtrap_batch.detection.stored import SIDES, to_column
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job.detect import Detect
@@ -94,37 +95,66 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Boxes that cameras repeat.
+    """What is known about the boxes that cameras repeat.
 
     Attributes
     ----------
-    number : (boxes,) int32: the spot that a box repeats, -1 if it is not a repeat
-    places : what is known about each spot, those with most images first
+    boxes, spots : number of boxes that are repeats, and of spots that they repeat
+    places : about each spot, those with most images first; no more than `_LISTED` of them are of use
     """
 
-    number: npt.NDArray[np.int32]
-    places: list[dict[str, Any]]
+    boxes: int = 0
+    spots: int = 0
+    places: Sequence[dict[str, Any]] = ()
 
     def meta(self) -> dict[str, Any]:
         """What a snapshot keeps about them."""
         return {
-            "repeats": int((self.number >= 0).sum()),
-            "repeated_places": self.places[:_LISTED],
-            "n_repeated_places": len(self.places),
+            "repeats": self.boxes,
+            "repeated_places": list(self.places[:_LISTED]),
+            "n_repeated_places": self.spots,
         }
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Repeats:
+        return cls(meta["repeats"], meta["n_repeated_places"], meta["repeated_places"])
+
+    @classmethod
+    def joined(cls, parts: Iterable[Repeats]) -> Repeats:
+        """Those of a whole data set, from those of its parts, whose cameras differ and follow one another."""
+        boxes, spots, places = 0, 0, list[dict[str, Any]]()
+        for part in parts:
+            places += [place | {"repeat": place["repeat"] + spots} for place in part.places]
+            boxes, spots = boxes + part.boxes, spots + part.spots
+        return cls(boxes, spots, sorted(places, key=_most_images_first))
 
     def notes(self) -> list[str]:
         if not self.places:
             return []
         worst = self.places[0]
         return [
-            f"{plural(int((self.number >= 0).sum()), 'box', 'boxes')} at {plural(len(self.places), 'spot')} "
-            "set "
+            f"{plural(self.boxes, 'box', 'boxes')} at {plural(self.spots, 'spot')} set "
             f"aside as repeats; most at {worst['location']}: {plural(worst['images'], 'image')}"
         ]
 
 
-def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, boxes: pa.Table) -> Repeats:
+@dataclass(frozen=True)
+class Marked:
+    """Boxes, and which of them cameras repeat.
+
+    Attributes
+    ----------
+    number : (boxes,) int32: the spot that a box repeats, -1 if it is not a repeat
+    spots : what boxes are compared with; the camera is a number of `locations`
+    """
+
+    number: npt.NDArray[np.int32]
+    spots: Spots = field(default_factory=Spots.none)
+    locations: Sequence[str] = ()
+    repeats: Repeats = field(default_factory=Repeats)
+
+
+def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, boxes: pa.Table) -> Marked:
     """Look for boxes in the same place in many pictures of a camera.
 
     Parameters
@@ -136,33 +166,45 @@ def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, box
     repeat = np.full(boxes.num_rows, -1, np.int32)
     counts = np.flatnonzero(boxes["confidence"].to_numpy() >= settings.threshold)
     if not settings.repeat.frames or not len(counts):
-        return Repeats(repeat, [])
+        return Marked(repeat)
     row_of = np.searchsorted(np.cumsum(n_boxes.fill_null(0).to_numpy()), counts, side="right")
     location = rows["location"].combine_chunks().dictionary_encode()
     camera = location.indices.fill_null(-1).to_numpy().astype(np.int64)[row_of]
-    corners = np.stack([boxes[name].to_numpy()[counts] for name in SIDES], axis=1)
-    found = find_repeats(camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames)
+    corners = to_corners(boxes)[counts]
+    found, spots = find_spots(
+        camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames
+    )
     repeat[counts] = found
     names, image_ids = location.dictionary.to_pylist(), rows["image_id"]
+    categories = pc.unique(boxes["category"])
+    # In one pass: to take a few rows of many chunks, Arrow copies them all each time.
+    category = pc.index_in(boxes["category"], value_set=categories).to_numpy()
     repeated = np.flatnonzero(found >= 0)
     repeated = repeated[np.argsort(found[repeated], kind="stable")]
     places = []
     for members in np.split(repeated, np.flatnonzero(np.diff(found[repeated])) + 1) if len(repeated) else []:
-        categories, n = np.unique(
-            boxes["category"].take(pa.array(counts[members])).to_numpy(zero_copy_only=False).astype(str),
-            return_counts=True,
-        )
+        n = Counter(category[counts[members]].tolist())
         places.append(
             {
                 "repeat": int(found[members[0]]),
                 "location": names[camera[members[0]]],
                 "images": len(np.unique(row_of[members])),
                 "box": [round(float(value), 4) for value in np.median(corners[members], axis=0)],
-                "category": str(categories[np.argmax(n)]),
+                "category": min((-n[one], categories[one].as_py()) for one in n)[1],
                 "image_id": image_ids[int(row_of[members[0]])].as_py(),
             }
         )
-    return Repeats(repeat, sorted(places, key=lambda place: (-place["images"], place["repeat"])))
+    repeats = Repeats(len(repeated), len(places), sorted(places, key=_most_images_first))
+    return Marked(repeat, spots, names, repeats)
+
+
+def to_corners(boxes: pa.Table) -> npt.NDArray[np.float32]:
+    """(boxes, 4) x, y, width, height."""
+    return np.stack([boxes[name].to_numpy() for name in SIDES], axis=1)
+
+
+def _most_images_first(place: dict[str, Any]) -> tuple[int, int]:
+    return -place["images"], place["repeat"]
 
 
 def make_rules(

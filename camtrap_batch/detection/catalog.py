@@ -99,10 +99,12 @@ class CatalogDetector:
             f"in {int((lengths > 0).sum()):,} of {n:,} images"
         ]
         if others:
-            notes.append(f"{others:,} boxes of the metadata are of no usable image")
+            notes.append(f"{plural(others, 'box belongs', 'boxes belong')} to no usable image")
         for number, what in zip(turned, ("as EXIF turns it", "before EXIF turns it"), strict=True):
             if number:
-                notes.append(f"{number:,} boxes are of the picture {what}; the metadata's size says so")
+                notes.append(
+                    f"{plural(number, 'box is', 'boxes are')} of the picture {what}, by the metadata's size"
+                )
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
         labels = pa.array([drawn.label[box] for box in order.tolist()], pa.string())
         return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes, labels)

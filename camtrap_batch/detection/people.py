@@ -61,10 +61,6 @@ class People:
     shown: PeopleShown
     boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
 
-    def are_in(self, image_id: str) -> bool:
-        """Whether the image shows people."""
-        return image_id in self.boxes
-
     def picture(self, image_id: str, data: bytes) -> bytes | None:
         """An image file as it may be handed out; None if it is to be left out.
 
@@ -199,7 +195,8 @@ def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
         images = run.table("manifest").to_table(columns=["image_id", "sha256"], filter=wanted)
         rows = standing(corrections, images)
         ids = images["image_id"].take(one_chunk(rows["row"]))
-        guessed -= set(ids.to_pylist())
+        # A box in which somebody saw something else leaves the rest of its image as it is.
+        guessed -= set(ids.filter(pc.not_equal(rows["scope"], "box")).to_pylist())
         said |= set(ids.filter(_is_person(rows["label"])).to_pylist())
     return said | guessed
 

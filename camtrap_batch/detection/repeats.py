@@ -7,6 +7,7 @@ person to check the result; so it requires more frames, and large boxes are left
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
@@ -17,8 +18,29 @@ Numbers = npt.NDArray[np.float32]
 MOST_AREA = 0.3
 """Larger fractions of the frame are not repeats: anything in front of the lens fills it in the same way."""
 
+SAME_BOX = 0.5
+"""Intersection over union from which a box that people labelled is one of the detector's."""
+
 _AT_ONCE = 200_000  # boxes whose cells are held in memory
 _ROUNDS = 3  # rounds of moving to the middle of the surrounding boxes
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Spots that boxes repeat, those of one camera after those of another.
+
+    Attributes
+    ----------
+    camera : (spots,) number of each spot's camera
+    box : (spots, 4) the box that all boxes of a spot overlap: x, y, width, height
+    """
+
+    camera: npt.NDArray[np.int64]
+    box: Numbers
+
+    @classmethod
+    def none(cls) -> Spots:
+        return cls(np.empty(0, np.int64), np.empty((0, 4), np.float32))
 
 
 def find_repeats(
@@ -39,14 +61,21 @@ def find_repeats(
     camera, frame : (n,) numbers of each box's camera and image; camera -1: unknown, never a repeat
     boxes : (n, 4) x, y, width, height
     """
+    return find_spots(camera, frame, boxes, iou=iou, min_frames=min_frames)[0]
+
+
+def find_spots(
+    camera: npt.NDArray[np.int64],
+    frame: npt.NDArray[np.int64],
+    boxes: Numbers,
+    *,
+    iou: float,
+    min_frames: int,
+) -> tuple[npt.NDArray[np.int32], Spots]:
+    """The same numbers, and the spots."""
     found = np.full(len(boxes), -1, np.int32)
-    small = np.flatnonzero((camera >= 0) & (boxes[:, 2] * boxes[:, 3] <= MOST_AREA))
-    # By camera, then from left to right, so that boxes that may overlap are neighbours. Ties in a fixed
-    # order.
-    middle = np.asarray(boxes[:, 0] + boxes[:, 2] / 2, np.float32)
-    order = small[np.lexsort((frame[small], middle[small], camera[small]))]
-    borders = np.concatenate([[0], np.flatnonzero(np.diff(camera[order])) + 1, [len(order)]])
-    place = 0
+    middle, order, borders = _in_order(camera, boxes, frame)
+    spots: list[tuple[int, Numbers]] = []
     for cameras in _some_at_once(borders):
         rows = order[cameras[0] : cameras[-1]]
         crowded = _crowded(boxes[rows], cameras - cameras[0], iou, min_frames)
@@ -54,10 +83,45 @@ def find_repeats(
             if len(mine) < min_frames:
                 continue
             some = rows[mine]
-            for members in _places(boxes[some], middle[some], frame[some], iou, min_frames):
-                found[some[members]] = place
-                place += 1
+            for members, box in _places(boxes[some], middle[some], frame[some], iou, min_frames):
+                found[some[members]] = len(spots)
+                spots.append((int(camera[some[0]]), box))
+    return found, Spots(
+        np.array([one for one, _ in spots], np.int64),
+        np.array([box for _, box in spots], np.float32).reshape(-1, 4),
+    )
+
+
+def match_spots(
+    camera: npt.NDArray[np.int64], boxes: Numbers, spots: Spots, *, iou: float
+) -> npt.NDArray[np.int32]:
+    """Number of the spot, among those found before, that a box repeats; -1 if it does not repeat one.
+
+    The numbers are those of `find_spots`, but any part of a camera's boxes will do.
+    """
+    found = np.full(len(boxes), -1, np.int32)
+    middle, order, borders = _in_order(camera, boxes, np.arange(len(boxes)))
+    begins = dict(zip(camera[order[borders[:-1]]].tolist(), pairwise(borders.tolist()), strict=True))
+    for number, (of, box) in enumerate(zip(spots.camera.tolist(), spots.box, strict=True)):
+        start, stop = begins.get(of, (0, 0))
+        mine = order[start:stop]
+        low, high = _window(middle[mine], box, iou)
+        near = mine[low:high]
+        near = near[found[near] < 0]
+        found[near[overlap(boxes[near], box) >= iou]] = number
     return found
+
+
+def _in_order(
+    camera: npt.NDArray[np.int64], boxes: Numbers, frame: npt.NDArray[np.int64]
+) -> tuple[Numbers, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The middle of each box from left to right; the boxes that may be repeats, by camera, then by middle, so
+    that boxes that may overlap are neighbours; where each camera's begin in these, and the end."""
+    small = np.flatnonzero((camera >= 0) & (boxes[:, 2] * boxes[:, 3] <= MOST_AREA))
+    middle = np.asarray(boxes[:, 0] + boxes[:, 2] / 2, np.float32)
+    order = small[np.lexsort((frame[small], middle[small], camera[small]))]  # ties in a fixed order
+    begins = np.flatnonzero(np.diff(camera[order])) + 1
+    return middle, order, np.concatenate([[0], begins, [len(order)]]) if len(order) else np.zeros(1, np.int64)
 
 
 def _some_at_once(borders: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
@@ -106,14 +170,13 @@ def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: 
 
 def _places(
     boxes: Numbers, middle: Numbers, frame: npt.NDArray[np.int64], iou: float, min_frames: int
-) -> Iterator[npt.NDArray[np.int64]]:
-    # The middles of boxes that overlap this much are no further apart than this fraction of the width.
-    reach = (1 - iou) / (2 * iou) + 1e-6
+) -> Iterator[tuple[npt.NDArray[np.int64], Numbers]]:
+    """The boxes of each spot, and the box that all of them overlap."""
+    reach = _reach(iou)
     free = np.ones(len(boxes), bool)
 
     def around(box: Numbers) -> npt.NDArray[np.int64]:
-        centre, width = box[0] + box[2] / 2, box[2]
-        low, high = np.searchsorted(middle, [centre - reach * width, centre + reach * width])
+        low, high = _window(middle, box, iou)
         near = np.flatnonzero(free[low:high]) + low
         return np.asarray(near[overlap(boxes[near], box) >= iou])
 
@@ -122,15 +185,29 @@ def _places(
     for row in np.flatnonzero(high - low >= min_frames):
         if not free[row] or np.count_nonzero(free[low[row] : high[row]]) < min_frames:
             continue
-        members = around(boxes[row])
+        box = boxes[row]
+        members = around(box)
         # A box at the edge of the spot may have too few around it: look from the spot's middle.
         for _ in range(_ROUNDS):
             if len(members) < max(2, min_frames // 4):
                 break
-            members = around(np.median(boxes[members], axis=0).astype(np.float32))
+            box = np.median(boxes[members], axis=0).astype(np.float32)
+            members = around(box)
         if len(np.unique(frame[members])) >= min_frames:
             free[members] = False
-            yield members
+            yield members, box
+
+
+def _reach(iou: float) -> float:
+    """The middles of boxes that overlap this much are no further apart than this fraction of the width."""
+    return (1 - iou) / (2 * iou) + 1e-6
+
+
+def _window(middle: Numbers, box: Numbers, iou: float) -> tuple[int, int]:
+    """Between which of the ascending middles those of boxes that overlap this one are."""
+    centre, reach = box[0] + box[2] / 2, _reach(iou) * box[2]
+    low, high = np.searchsorted(middle, [centre - reach, centre + reach])
+    return int(low), int(high)
 
 
 def overlap(boxes: Numbers, box: Numbers) -> Numbers:

@@ -17,7 +17,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -31,6 +31,7 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
+from camtrap_batch.vocabulary import plural
 
 KEY = "infer.detections"
 
@@ -72,12 +73,12 @@ class Detections:
     Attributes
     ----------
     images : file_name, posix, each once; boxes, a list of `BOX`, null if the detector failed; said, a list of
-        `SAID` for each box; whole, `SAID` for the image as such; these two are empty if nothing is said
+        `SAID` for each box; whole, `SAID` for the image as a whole; these two are empty if nothing is said
     categories : names of what is detected, such as animal, each once
     n_repeated : number of files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> number of its boxes, which are not detections
     species : the classifier's names for what it has seen
-    made_by : the classifier, as the results name it
+    made_by, detector : the classifier and the detector, as the results name them
     videos : file_name of a video -> which of its frames were examined, and the frame of each box
     """
 
@@ -88,6 +89,7 @@ class Detections:
     species: tuple[str, ...] = ()
     made_by: str | None = None
     videos: Mapping[str, LookedAt] = field(default_factory=dict)
+    detector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class _Prediction(msgspec.Struct, gc=False):
 class _Info(msgspec.Struct):
     format_version: str | float | None = None
     classifier: str | None = None
+    detector: Any = None
 
 
 class _Either(msgspec.Struct):
@@ -321,7 +324,9 @@ def _of_megadetector(content: _File, where: str) -> Detections:
             boxes = [box for box in boxes or () if str(box.category) not in unknown]
         columns.add(image.file, boxes, said, whole, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
-    return columns.detections(where, content.info.classifier)
+    name = content.info.detector
+    found = columns.detections(where, content.info.classifier)
+    return replace(found, detector=name if isinstance(name, str) and name else None)
 
 
 def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
@@ -348,7 +353,7 @@ def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
 
 
 def _of_image(image: _Prediction) -> list[tuple[str, float]]:
-    """What SpeciesNet predicts for an image as such, in the older format."""
+    """What SpeciesNet predicts for an image as a whole, in the older format."""
     if image.prediction is None:
         return []
     return _with_others(image.prediction, image.prediction_score or 0.0, image.classifications)
@@ -372,7 +377,7 @@ def species_name(name: str) -> str | None:
     """The name used here for a classifier's class; None if the class means that it does not know.
 
     For SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
-    MegaDetector's results, or else the lowest of the other names.
+    MegaDetector's results, otherwise the lowest of the other names.
 
     >>> species_name("e3f1;mammalia;carnivora;felidae;panthera;leo;lion"), species_name("f1;;;;;;blank")
     ('lion', 'blank')
@@ -614,15 +619,17 @@ class ResultsDetector:
         if lists.null_count:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
-            notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
+            notes.append(f"{self.key}: {plural(others, 'entry matches', 'entries match')} no usable image")
         n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()
         if n_repeated:
-            notes.append(f"{self.key}: {n_repeated:,} entries name a file again; the first one counts")
+            notes.append(
+                f"{self.key}: {plural(n_repeated, 'entry names', 'entries name')} a file again, left out"
+            )
         if found.unlisted:
             ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
             count = sum(found.unlisted.values())
             notes.append(
-                f"{self.key}: {count:,} boxes of categories that are not listed ({ids}) are left out"
+                f"{self.key}: {plural(count, 'box', 'boxes')} of categories not listed ({ids}), left out"
             )
         meta = {
             "file": redacted(self.path),
@@ -631,6 +638,7 @@ class ResultsDetector:
             "entries_of_other_images": others,
             "entries_twice": n_repeated,
             "unlisted": dict(found.unlisted),
+            **({"detector": found.detector} if found.detector else {}),
         }
         why = pc.if_else(is_failed, "unreadable", "no_result")
         why = pc.if_else(

@@ -50,7 +50,7 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
     """What the results say about the images.
 
     A box that counts, but that no classifier has examined, is just an animal; it has a say only if there is
-    no other box. If the results have a label for the image as such, the image gets that.
+    no other box. If the results have a label for the image as a whole, the image gets that.
 
     Parameters
     ----------

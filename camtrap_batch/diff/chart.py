@@ -10,6 +10,7 @@ from markupsafe import Markup
 from camtrap_batch.diff.compare import Flow
 from camtrap_batch.report.svg import picture, tag, text_width
 from camtrap_batch.report.text import count, shorten
+from camtrap_batch.vocabulary import plural
 
 _BAR, _BETWEEN, _TOP = 14.0, 330.0, 24.0
 _ROW = 24.0
@@ -68,7 +69,7 @@ def _bars(
     parts = []
     for name, top in tops.items():
         tall = bottoms[name] - top
-        tip = tag("title", f"{name}: {count(images[name])} images")
+        tip = tag("title", f"{name}: {plural(images[name], 'image')}")
         parts.append(tag("rect", tip, x=x, y=top, width=_BAR, height=tall, class_="c1"))
         text = f"{shorten(name, _LONGEST_NAME)} {count(images[name])}"
         look = {"x": x - 6, "class_": "end"} if is_left else {"x": x + _BAR + 6, "class_": None}
@@ -83,6 +84,6 @@ def _band(row: Flow, left: float, right: float, start: float, end: float, thick:
         f"V{end + thick:.1f} C{middle:.1f},{end + thick:.1f} {middle:.1f},{start + thick:.1f} "
         f"{left:.1f},{start + thick:.1f} Z"
     )
-    tip = tag("title", f"{row.before} to {row.after}: {count(row.images)} images")
+    tip = tag("title", f"{row.before} to {row.after}: {plural(row.images, 'image')}")
     look, opacity = ("tick", "0.25") if row.before == row.after else ("c2", "0.6")
     return tag("path", tip, d=path, class_=look, fill_opacity=opacity)

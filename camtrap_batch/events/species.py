@@ -113,23 +113,26 @@ def read_species(path: str, regions: str | None = None) -> SpeciesLists:
 
 
 def unused_lines(
-    classes: Sequence[str], taxonomy: Taxonomy | None, species: SpeciesLists | None
+    classes: Sequence[str], taxonomy: Taxonomy | None, species: SpeciesLists | None, where: str = "the model"
 ) -> list[str]:
-    """Notes on labels in the taxonomy and the species lists that match no class of the model, or group of
-    one."""
+    """Notes on labels in the taxonomy and the species lists that match no class, or group of one.
+
+    Parameters
+    ----------
+    where : what has the classes: the model, or the labels, if people gave them all
+    """
     ours = {label_key(label) for label in classes}
     found = {}
     if taxonomy is not None:
         groups = {name.casefold() for label in classes for _, name in taxonomy.above(label)}
         labels = [name for name in taxonomy.groups if name not in groups]
-        found["events.taxonomy"] = unmatched(labels, sorted(ours), "the model")
+        found["events.taxonomy"] = unmatched(labels, sorted(ours), where)
         ours |= groups
     if species is not None:
-        found["events.species"] = unmatched(sorted(species.labels), sorted(ours), "the model")
+        found["events.species"] = unmatched(sorted(species.labels), sorted(ours), where)
+    what = "are not classes of the model" if where == "the model" else "no image has"
     return [
-        f"labels of {key} that are not classes of the model: {len(names):,} ({names.text})"
-        for key, names in found.items()
-        if names
+        f"labels of {key} that {what}: {len(names):,} ({names.text})" for key, names in found.items() if names
     ]
 
 

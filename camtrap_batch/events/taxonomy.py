@@ -94,8 +94,9 @@ def read_taxonomy(path: str) -> Taxonomy:
     )
 
 
-def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
+def make_taxonomy(content: Mapping[str, Mapping[str, str]]) -> Taxonomy:
     """A taxonomy from label -> rank -> group, the lowest rank first. Raises like `read_taxonomy`."""
+    where = "events.taxonomy"
     return _taxonomy((_row(f"{where}.{label}", label, groups) for label, groups in content.items()), where)
 
 

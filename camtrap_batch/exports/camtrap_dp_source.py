@@ -55,7 +55,7 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
         tables = {name: package.table(name, (), columns).data for name, columns in ours.TABLES.items()}
         for name, columns in ours.TABLES.items():
             if others := [column for column in package.header(name) if column not in columns]:
-                text = f"columns of {name} that Camtrap DP does not have, left away: {', '.join(others)}"
+                text = f"columns of {name} that Camtrap DP does not have, left out: {', '.join(others)}"
                 written.notes[text] = len(others)
         writers = {
             name: opened.enter_context(ours.CsvWriter(path / f"{name}.csv", columns, as_text=True))

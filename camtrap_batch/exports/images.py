@@ -306,6 +306,15 @@ class Images:
     def has_boxes(self) -> bool:
         return self._detections is not None
 
+    @cached_property
+    def is_searched(self) -> Bools:
+        """Which rows of the predictions are of images in which a detector looked for boxes."""
+        table = self.run.table("predictions", self.snapshot.number)
+        if not self.has_boxes or "n_boxes" not in table.schema.names:
+            return np.zeros(self.snapshot.rows, np.bool_)
+        n_boxes = table.to_table(columns=["n_boxes"])["n_boxes"]
+        return np.asarray(n_boxes.is_valid().combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
+
     def is_empty(self, label: str) -> bool:
         return label in self._empty
 

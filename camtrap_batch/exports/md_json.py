@@ -50,7 +50,7 @@ EXPORT = MdJsonExport()
 
 
 def write_md_json(images: Images, path: Path) -> Written:
-    """Write every image of the catalog; those without a label have a failure."""
+    """Write every image of the catalog; those with neither a label nor boxes looked for have a failure."""
     written = Written(path)
     classes = {label: str(number) for number, label in enumerate(sorted(images.labels()))}
     made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
@@ -88,6 +88,10 @@ def _detector(images: Images) -> str:
     settings = images.run.job.detection[0] if images.has_boxes and images.run.job.detection else None
     if settings is None:
         return "camtrap-batch, whole frames"
+    detected = images.run.current("detected")
+    found = detected.meta.get("found", {}) if detected is not None else {}
+    if settings.results is not None and found.get("detector"):
+        return str(found["detector"])
     return redacted(str(settings.model or settings.results)).replace("\\", "/").rpartition("/")[2]
 
 
@@ -155,13 +159,13 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
         is_video = ending_of(file_name) in VIDEO_ENDINGS and not is_frame[number]
         if is_video:
             record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
-        if label is None:
+        if label is None and (row < 0 or not images.is_searched[row]):
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
         found = [_box(box, classes) for box in block.boxes.get(number, [])]
         if number in block.told:
             found = _said(images, found, block.told[number], classes)
-        elif not found and not images.is_empty(label):
+        elif not found and label is not None and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:
             found = [detection | {"frame_number": 0} for detection in found]

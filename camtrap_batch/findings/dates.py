@@ -137,7 +137,7 @@ def _out_of_order(rows: pa.Table, times: _Times) -> Found:
     frames, sequence, number = frames[order], sequence[order], number[order]
     time = times[frames]
     passed = np.diff(time)
-    if "utc_offset_minutes" in rows.column_names:  # an hour that clocks were put back has passed all the same
+    if "utc_offset_minutes" in rows.column_names:  # an hour by which clocks were put back has still passed
         offset = rows["utc_offset_minutes"].combine_chunks().take(pa.array(frames))
         minutes = np.diff(pc.fill_null(offset, 0).to_numpy()).astype("timedelta64[m]")
         is_known = offset.is_valid().to_numpy(zero_copy_only=False)

@@ -46,7 +46,7 @@ in a small job is less than their check takes."""
 
 _WORTH = 0.8  # of the next best's time: integers have to gain something
 _PROBED, _PROBED_PART = 24, 8
-"""Most images on which runtimes are timed against each other; one in so many of the sample."""
+"""Runtimes are timed on at most `_PROBED` images, one in `_PROBED_PART` of the sample."""
 
 _PROBES = 3  # runs; the first one is a warm-up
 _CLEARLY = 1.2  # times as fast: otherwise the runtime stays

@@ -261,7 +261,7 @@ def _build(arch: str, n_classes: int, size: int, pool: str | None) -> nn.Module:
     library, options = recipe(arch, size)
     if library == "torchvision":
         if pool is not None:
-            raise ValueError("torchvision's networks have one way alone")
+            raise ValueError("torchvision's networks have only one way")
         network: nn.Module = torchvision.models.get_model(
             arch, weights=None, num_classes=n_classes, **options
         )

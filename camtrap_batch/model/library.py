@@ -208,7 +208,7 @@ def _read(folder: Folder, name: str, parse: Callable[[bytes], _T]) -> _T | None:
     try:
         return parse(folder.read(name))
     except ValueError as problem:
-        why = "done without, as only figures of the model are in it"
+        why = "ignored, as it only holds figures about the model"
         say(f"{folder.url}/{name}: is damaged ({problem}); {why}")
         return None
 
@@ -219,7 +219,7 @@ def _read(folder: Folder, name: str, parse: Callable[[bytes], _T]) -> _T | None:
 def _as_metrics(data: bytes) -> dict[str, Any]:
     found = json.loads(data)
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return found
 
 

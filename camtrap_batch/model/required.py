@@ -41,7 +41,7 @@ class RequiredToClassify:
         if not on_openvino.is_there():
             return (
                 "has no OpenVINO, which this run is computed in: install the extra 'onnx' there, or set "
-                f"{KEY}: float32, which does all images anew, by torch"
+                f"{KEY}: float32, which redoes all images, with torch"
             )
         missing = (name for name in self.precisions if not on_openvino.computes_in(name))
         return next((without_precision(name, "cpu", KEY) for name in missing), "")

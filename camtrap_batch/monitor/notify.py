@@ -25,9 +25,9 @@ def notify(whom: Notify, record: Mapping[str, Any]) -> Iterator[str]:
     """
     body = json.dumps(record, ensure_ascii=False).encode()
     if whom.url is not None and (problem := _post(whom.url, body)):
-        yield f"notify: {urlsplit(whom.url).hostname}: could not be told of the job's end: {problem}"
+        yield f"notify: {urlsplit(whom.url).hostname}: could not be notified of the job's end: {problem}"
     if whom.command is not None and (problem := _call(whom.command, body)):
-        yield f"notify: {whom.command[0]}: could not be told of the job's end: {problem}"
+        yield f"notify: {whom.command[0]}: could not be notified of the job's end: {problem}"
 
 
 def _post(url: str, body: bytes) -> str:

@@ -116,7 +116,7 @@ def _stage_status(
 
 
 def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan | None:
-    """The existing plan that the log names last, or else the newest."""
+    """The existing plan that the log names last, otherwise the newest."""
     names = {name.removesuffix(".json") for name in run.folder.list(f"plans/{stage}")}
     last = next((event["plan"] for event in reversed(events) if event.get("plan") in names), None)
     wanted = [last] if last is not None else sorted(names)

@@ -98,7 +98,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 if changed and isinstance(problem, NotMade):
                     why = f"before {changed[0]} has run"
                 changed.append(stage.name)
-                yield StageResult(stage.name, notes=[f"how much that is can't be said {why}"])
+                yield StageResult(stage.name, notes=[f"how much there is to do can't be said {why}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)

@@ -160,11 +160,7 @@ def do_on_workers(
             _begin(context, plan, receipts, todo, locations, unit)
             executor = context.executor()
             work_is_done = record.enter_context(executor.report(run, plan, context.stop))
-            try:
-                outcome = fan_out(context, plan, todo, work, payload, need=need, shown=True)
-            finally:
-                context.display.end()
-                run.flush_log()
+            outcome = _shown(context, plan, todo, work, payload, need)
             work_is_done()
         done = finish(plan, _all_done(run, plan, receipts | outcome.receipts, outcome))
         if before is not None and before.plan_id == done.plan.id and stands(run.folder, done.plan, tables):
@@ -183,6 +179,46 @@ def do_on_workers(
         )
     counts = committed[tables[0]].counts
     return _committed(run, done.plan, len(outcome.receipts), counts, committed, started, done.notes)
+
+
+def ask_workers(
+    context: Context,
+    plan: Plan,
+    work: engine.Work,
+    payload: Callable[[Shard], Any],
+    *,
+    need: Callable[[], engine.Need],
+    unit: str = "images",
+) -> list[Receipt]:
+    """Do the shards of a plan that writes no table; what they found is in their receipts, in row order.
+
+    Parameters and errors are those of `do_on_workers`, but `need` is called only if there is something to do.
+    """
+    run = context.run
+    receipts = find_receipts(run.folder, plan)
+    outcome = engine.Outcome()
+    if todo := unsettled(plan.shards, receipts):
+        context.begin_writing()
+        plan.freeze(run.folder)
+        _begin(context, plan, receipts, todo, None, unit)
+        outcome = _shown(context, plan, todo, work, payload, need())
+    return _all_done(run, plan, receipts | outcome.receipts, outcome)
+
+
+def _shown(
+    context: Context,
+    plan: Plan,
+    todo: Sequence[Shard],
+    work: engine.Work,
+    payload: Callable[[Shard], Any],
+    need: engine.Need,
+) -> engine.Outcome:
+    """Have workers do shards, before the eyes of whoever watches."""
+    try:
+        return fan_out(context, plan, todo, work, payload, need=need, shown=True)
+    finally:
+        context.display.end()
+        context.run.flush_log()
 
 
 def fan_out(

@@ -178,16 +178,19 @@ def shard_id(of: Planned, *depends_on: Any, table: str | None = None) -> str:
     return digest([of.name, *identity(of, table), *depends_on])
 
 
-def shard_ids(of: Planned, settings: Iterable[Any], inputs: Iterable[Iterable[Any]]) -> list[str]:
+def shard_ids(
+    of: Planned, settings: Iterable[Any], inputs: Iterable[Iterable[Any]], *, table: str | None = None
+) -> list[str]:
     """Ids of the shards of a plan, in order.
 
     Parameters
     ----------
     settings : what all shards depend on, JSON values
     inputs : what each shard depends on besides: hashes of its rows
+    table : the table whose schema counts; default: the first of `of`
     """
     # Nested differently from `shard_id`: run folders hold ids of both kinds.
-    common = [*identity(of), *settings]
+    common = [*identity(of, table), *settings]
     return [digest([of.name, common, *parts]) for parts in inputs]
 
 

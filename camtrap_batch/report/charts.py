@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from camtrap_batch.report.svg import Frame, linear, picture, tag, text_width, ticks
 from camtrap_batch.report.text import count, is_known, number, percent, shorten
+from camtrap_batch.vocabulary import plural
 
 _SMALL = (340, 240)
 _WIDE = (800, 240)
@@ -176,7 +177,7 @@ def reliability(title: str, description: str, bins: Sequence[dict[str, float]]) 
                 "circle",
                 tag(
                     "title",
-                    f"{count(row['n'])} images: confidence {percent(row['confidence'])},"
+                    f"{plural(int(row['n']), 'image')}: confidence {percent(row['confidence'])},"
                     f" right {percent(row['accuracy'])}",
                 ),
                 cx=frame.x(row["confidence"]),

@@ -16,7 +16,7 @@ from camtrap_batch.survey.grid import snap
 class MapPoint:
     """A point (degrees, WGS 84) with the cameras there: several if they stand, or are blurred, together.
 
-    `is_area`: `thinned` made it of several; richness and top species are those of the one with most events.
+    `is_area`: `thinned` made it of several; richness and top species are those of the busiest.
     """
 
     longitude: float

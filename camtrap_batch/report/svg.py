@@ -96,9 +96,9 @@ def nice(value: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
 
 
-def text_width(text: str, size: float = TEXT) -> float:
+def text_width(text: str) -> float:
     """About how wide a text is, in units of the view box."""
-    return len(text) * size * _CHARACTER
+    return len(text) * TEXT * _CHARACTER
 
 
 @dataclass(frozen=True)

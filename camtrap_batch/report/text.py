@@ -48,14 +48,14 @@ def percent(share: Any) -> str:
 def interval(bounds: Any) -> str:
     """
     >>> interval([0.71234, 0.98]), interval(None), interval([0.0, 1.0])
-    ('71.2% to 98.0%', '', 'nothing to know it from')
+    ('71.2% to 98.0%', '', 'nothing to estimate it from')
     """
     if bounds is None:
         return ""
     return NOTHING_KNOWN if says_nothing(bounds) else f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
-NOTHING_KNOWN = "nothing to know it from"
+NOTHING_KNOWN = "nothing to estimate it from"
 
 
 def says_nothing(bounds: Any) -> bool:

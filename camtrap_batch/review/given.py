@@ -66,9 +66,7 @@ class Format:
     read: Callable[[Path, Order | None], Iterator[Given]]
 
 
-def read_given(
-    path: Path, format_name: str | None = None, order: Order | None = None
-) -> tuple[str, list[Given]]:
+def read_given(path: Path, order: Order | None = None) -> tuple[str, list[Given]]:
     """The format of a file, and what its rows say.
 
     Parameters
@@ -83,7 +81,7 @@ def read_given(
     if not path.exists():
         raise InputError(f"{path}: no such file")
     for known in FORMATS:
-        if known.name == format_name or (format_name is None and known.is_like(path)):
+        if known.is_like(path):
             return known.name, list(known.read(path, order))
     columns = list(read_table(str(path), "corrections").columns) if path.suffix.lower() in _TABLES else []
     found = f"; its columns are: {textwrap.shorten(', '.join(columns), 200)}" if columns else ""

@@ -31,6 +31,7 @@ from camtrap_batch.detection.people import (
 )
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.taxonomy import Taxonomy, taxonomy_of
+from camtrap_batch.review.boxes import settle_boxes
 from camtrap_batch.review.matching import PERSON, spell
 from camtrap_batch.review.order import Evidence
 from camtrap_batch.review.rows import RunRows
@@ -46,7 +47,7 @@ from camtrap_batch.store.corrections import (
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CORRECTIONS
-from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
+from camtrap_batch.vocabulary import EMPTY, UNCERTAIN, plural
 
 _FRAMES = ["image_id", "file_name", "location", "seq_id"]
 _MANIFEST = [
@@ -103,7 +104,7 @@ class AtOdds(Exception):
     """Somebody else has decided in the meantime: sequence -> what they said."""
 
     def __init__(self, said: dict[int, Said]) -> None:
-        super().__init__(f"{len(said)} sequences were decided by somebody else")
+        super().__init__(f"{plural(len(said), 'sequence was', 'sequences were')} decided by somebody else")
         self.said = said
 
 
@@ -419,7 +420,8 @@ class Items:
         at = np.flatnonzero(is_told.to_numpy(zero_copy_only=False))
         places = pa.array(at)
         images = pa.table({"image_id": image_id.take(places), "sha256": sha256.take(places)})
-        rows = standing(self._corrections, images)
+        said = standing(self._corrections, images)
+        rows = settle_boxes(self.run, said, images["image_id"], self.empty).said
         found: dict[int, dict[str, Any]] = {}
         for row in rows.to_pylist():
             number = int(self._of[at[row["row"]]])

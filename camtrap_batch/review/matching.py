@@ -118,7 +118,7 @@ def match(
     ----------
     known_labels : classes and categories; a label that differs from one of these, from one that people gave
         before, or from one further up in the file only in case or blanks is taken for it
-    empty : the label that means: no animal
+    empty : the label that means that there is no animal
     who, when : defaults for rows that do not say
     source : where it was said; rows of a source that were recorded before are not recorded again
 

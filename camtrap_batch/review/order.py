@@ -160,7 +160,7 @@ def after_looks(known: Evidence, seen: Mapping[int, Sequence[str]], empty: str) 
     Parameters
     ----------
     seen : number of a sequence -> labels that people gave it
-    empty : the label that means: no animal
+    empty : the label that means that there is no animal
     """
     if not seen:
         return known

@@ -87,7 +87,7 @@ def of_onnx(path: Path, size: int, mean: Sequence[float], std: Sequence[float], 
         if lengths and lengths[0] == n_outputs and all(length == 1 for length in lengths[1:]):
             one = openvino.Model([output], model.get_parameters(), model.get_friendly_name())
             return with_pixels(one, mean, std, "NHWC" if is_last else "NCHW")
-    raise ValueError(f"it says of none of its outputs that it is of {n_outputs} classes")
+    raise ValueError(f"none of its outputs is said to be of {n_outputs} classes")
 
 
 def with_pixels(model: Any, mean: Sequence[float], std: Sequence[float], layout: str = "NCHW") -> Any:

@@ -50,5 +50,5 @@ def without_precision(precision: str, device: str, key: str) -> str:
     """The message about a worker whose hardware lacks a precision."""
     return (
         f"does not compute in {precision} on its {'GPU' if device == 'cuda' else 'CPU'}, which this run is "
-        f"computed in: use workers that do, or set {key}: float32, which does all images anew"
+        f"computed in: use workers that do, or set {key}: float32, which redoes all images"
     )

@@ -33,21 +33,8 @@ THINNED = "empty, thinned out"
 OVER_CLASS = "class over its cap"
 OVER_LOCATION = "location over its cap"
 REVIEWED = "labelled in review alone, not judged on"
-REASONS = (
-    KEPT,
-    KEPT_FOR_BOXES,
-    VIDEO,
-    NO_ANNOTATION,
-    MACHINE,
-    SEVERAL_CLASSES,
-    NOT_CHOSEN,
-    THINNED,
-    OVER_CLASS,
-    OVER_LOCATION,
-    REVIEWED,
-)
-"""Reasons in a selection's rows; others are `status: ...` for images whose status is not selected, and
-`finding: ...` for those with a kind in `select.drop`."""
+"""Reasons in a selection's rows, beside `KEPT_FOR_BOXES`; others are `status: ...` for images whose status is
+not selected, and `finding: ...` for those with a kind in `select.drop`."""
 
 _VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0
@@ -396,7 +383,9 @@ def describe(meta: dict[str, Any]) -> list[str]:
         for row in cells
     ]
     if len(by_class) > _MOST_LINES:
-        lines.append(f"and {len(by_class) - _MOST_LINES} more classes: see the report")
+        lines.append(
+            f"and {plural(len(by_class) - _MOST_LINES, 'more class', 'more classes')}: see the report"
+        )
     if meta["split_by"] == "random":
         lines.append(
             "split by image, at random: leaky, {} of {} sequences and {} of {} locations are on several "
@@ -414,11 +403,13 @@ def describe(meta: dict[str, Any]) -> list[str]:
             shared = " / ".join(f"{_images(by_class[name], side):,} {side}" for side in sides)
             lacking.append(f"no {' or '.join(without)} image of {name} ({shared})")
     if len(lacking) > _MOST_LACKING:
-        lacking[_MOST_LACKING:] = [f"and {len(lacking) - _MOST_LACKING} more such classes"]
+        lacking[_MOST_LACKING:] = [
+            f"and {plural(len(lacking) - _MOST_LACKING, 'more such class', 'more such classes')}"
+        ]
     if several := meta.get("kept_for_boxes"):
         lines.append(
             f"{plural(several, 'image shows', 'images show')} several of the classes, and boxes say which is "
-            "where: crops of these are learnt, and no image's label is judged there"
+            "where: training uses crops of these, and their images' labels are not judged"
         )
     if of_machine := meta.get("of_machine"):
         lines.append(f"{plural(of_machine, 'image')} with the label of a machine alone: left out")
@@ -432,9 +423,9 @@ def _images(sides: dict[str, list[int]], side: str) -> int:
 def _reviewed_lines(found: dict[str, int] | None) -> list[str]:
     if not found or not any(found.values()):
         return []
-    line = f"{found['kept']:,} images have the label that people gave them in review"
+    line = f"{plural(found['kept'], 'image has', 'images have')} the label that people gave in review"
     if found["new"]:
-        line += f", {found['new']:,} of them no other"
+        line += f", {found['new']:,} of them no other label"
     if found["left_out"]:
         line += (
             f"; {found['left_out']:,} more of those are at cameras to be judged on and left out, as they are "

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from camtrap_batch.detection.repeats import overlap
+from camtrap_batch.detection.repeats import SAME_BOX, overlap
 from camtrap_batch.vocabulary import EMPTY
 
 BOX, BACKGROUND, FRAME = "box", "background", "frame"
@@ -24,10 +24,7 @@ SEVERAL = "several species in the image"
 MORE_BOXES = "more boxes than animals"
 MISSED = "an animal without a box"
 UNTOLD = "other boxes of the image were labelled in review"
-REASONS = (KNOWN, NOT_CHOSEN, SEVERAL, MORE_BOXES, MISSED, UNTOLD)
-
-_SAME_BOX = 0.5
-"""Intersection over union from which a box that people labelled is one of the detector's."""
+"""Reasons for a crop's label, or for its being in doubt."""
 
 _Texts = npt.NDArray[Any]
 
@@ -38,7 +35,7 @@ def label_crops(
     classes: list[str],
     empty: str | None,
 ) -> tuple[_Texts, Counter[str]]:
-    """Label of each crop, '' if it is in doubt; and how many are in doubt, by `REASONS`.
+    """Label of each crop, '' if it is in doubt; and how many are in doubt, by reason.
 
     - A box that people labelled in review carries that label; the other boxes of such an image are in doubt,
       unless they are in the metadata.
@@ -110,7 +107,7 @@ def _take_told(
             if not is_box[crop]:
                 continue
             same = overlap(boxes, sides[crop]) if len(boxes) else np.empty(0, np.float32)
-            if len(same) and same.max() >= _SAME_BOX:
+            if len(same) and same.max() >= SAME_BOX:
                 labels = {names[at] for at in np.flatnonzero(same == same.max()).tolist()}
                 own[crop] = labels.pop() if len(labels) == 1 else None
                 in_doubt[crop] = bool(labels)

@@ -406,6 +406,8 @@ def _describe(push: Push) -> list[str]:
     most = sorted(cameras.items(), key=lambda item: (-item[1], item[0]))
     if most:
         shown = ", ".join(f"{location} {number:,}" for location, number in most[:_SHOWN_CAMERAS])
-        more = f", and {len(most) - _SHOWN_CAMERAS} more cameras" if len(most) > _SHOWN_CAMERAS else ""
+        more = (
+            f", and {plural(len(most) - _SHOWN_CAMERAS, 'more camera')}" if len(most) > _SHOWN_CAMERAS else ""
+        )
         notes.append(f"edits by camera: {shown}{more}")
     return notes

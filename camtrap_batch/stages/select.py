@@ -14,6 +14,7 @@ from camtrap_batch.job.detect import CATALOG
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.review.boxes import settle_boxes
 from camtrap_batch.selection.choice import Named, Reviewed, choose, describe, of_people, reason_counts, select
 from camtrap_batch.selection.classes import Classes, choose_classes
 from camtrap_batch.selection.reviewed import extended, overrule, told_of
@@ -78,6 +79,9 @@ class SelectStage(Stage):
         more = ["crops"] if job.trains_on_crops else []
         if said is not None:
             more.append(digest(said["correction_id"].to_pylist()))
+            if pc.any(pc.equal(said["scope"], "box")).as_py() and not job.trains_on_crops:
+                boxes = run.current("detections")
+                more.append(digest(["boxes-1", boxes and boxes.plan_id]))
         if open_table(run.folder, catalog).count_rows(filter=pc.field("labelled_by").is_valid()):
             more.append("of people")
         drawn: dict[str, list[str]] = {}
@@ -180,6 +184,9 @@ def _select(
         categories = _categories(context.run, said)
         if job.trains_on_crops:
             named = Named(named.drawn, told_of(said, categories, classes.empty))
+        else:  # a box that is empty says nothing about the whole frame
+            ids = rows["image_id"]
+            said = settle_boxes(context.run, said, ids, classes.empty, classified=False).said
         rows = overrule(rows, said, categories, classes.empty)
         is_said = np.zeros(rows.num_rows, bool)
         is_said[said["row"].to_numpy()] = True

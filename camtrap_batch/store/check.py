@@ -117,7 +117,7 @@ def _mend_identity(folder: Folder) -> None:
     except CamtrapError as problem:
         if problem.exit_code == 2:  # from a newer version, which nothing here would understand
             raise
-        identity.write_identity(folder, anew=True)
+        identity.write_identity(folder, again=True)
 
 
 class _Check:
@@ -513,11 +513,11 @@ class _Check:
             elif path in self.entries:
                 self._spoilt_figures(path, what)
             else:
-                self._found(path, what, "only figures of the model were in it", counts=False)
+                self._found(path, what, "it only held figures about the model", counts=False)
         return is_whole if hashes else None
 
     def _spoilt_figures(self, path: str, what: str) -> None:
-        then = f"only figures of the model are in it: it is put aside as {ASIDE}/{path}"
+        then = f"it only holds figures about the model, and is put aside as {ASIDE}/{path}"
         self._found(path, what, then)
         self._put_aside(path)
 

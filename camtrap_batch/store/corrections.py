@@ -298,7 +298,7 @@ def parse_journal(data: bytes) -> pa.Table:
     """The corrections in a file of the journal. Raises ValueError if it is not what was written."""
     rows = json.loads(data)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("it is no list of corrections")
+        raise ValueError("it is not a list of corrections")
     for number, row in enumerate(rows, 1):
         if missing := [name for name in _NEVER_NULL if row.get(name) is None]:
             raise ValueError(f"correction {number} has no {missing[0]}")
@@ -313,7 +313,7 @@ def parse_journal(data: bytes) -> pa.Table:
         raise ValueError(" ".join(str(problem).split())) from None
     lengths = [pc.list_value_length(table[name]) for name in ("images", "sha256")]
     if not lengths[0].equals(lengths[1]):
-        raise ValueError("a correction has not as many hashes as images")
+        raise ValueError("a correction does not have as many hashes as images")
     return table
 
 

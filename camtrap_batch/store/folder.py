@@ -10,7 +10,6 @@ hard links, is treated as missing.
 from __future__ import annotations
 
 import builtins
-import datetime as dt
 import errno
 import io
 import os
@@ -35,6 +34,7 @@ from camtrap_batch.remote import (
     is_missing_bucket,
     is_refused,
     is_transient,
+    modified_of,
     open_store,
     status_of,
 )
@@ -215,7 +215,7 @@ class Folder:
         with self._errors(path):
             infos = self._fs.find(self._full(path), detail=True)
         for name, info in infos.items():
-            yield Entry(name.removeprefix(root).lstrip("/"), int(info.get("size") or 0), _modified(info))
+            yield Entry(name.removeprefix(root).lstrip("/"), int(info.get("size") or 0), modified_of(info))
 
     def sizes(self, path: str) -> dict[str, int]:
         """Size in bytes of every file below a folder, by path; empty if there is no such folder."""
@@ -546,22 +546,6 @@ def _create_exclusively(parent: int, name: str, data: bytes) -> bool:
         os.unlink(name, dir_fd=parent)
         raise
     return True
-
-
-def _modified(info: Mapping[str, Any]) -> float | None:
-    """When a file in a store was last written; each client has its own name for this."""
-    for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
-        value = info.get(key)
-        if isinstance(value, str):
-            try:
-                value = dt.datetime.fromisoformat(value)
-            except ValueError:
-                continue
-        if isinstance(value, dt.datetime):
-            return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
-        if isinstance(value, int | float):
-            return float(value)
-    return None
 
 
 def _errno(problem: OSError) -> int:

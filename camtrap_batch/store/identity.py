@@ -77,10 +77,10 @@ def check_identity(folder: Folder) -> bool:
     return True
 
 
-def write_identity(folder: Folder, *, anew: bool = False) -> None:
+def write_identity(folder: Folder, *, again: bool = False) -> None:
     """Record the run folder's format, if nothing does so yet."""
     data = to_json(_Identity(FORMAT, version("camtrap-batch")))
-    if anew:
+    if again:
         folder.write(_PATH, data)
     elif not folder.exists(_PATH):
         folder.create(_PATH, data)

@@ -34,7 +34,7 @@ class Loose:
     ----------
     file, what, then : as in `check.Fault`
     action : what a repair does with `files`: they are put aside, deleted, or replaced by `data`
-    files : `file`, and what is of no use without it
+    files : `file`, and what is useless without it
     """
 
     file: str
@@ -126,7 +126,7 @@ def _checkpoints(folder: Folder, entries: Mapping[str, Entry]) -> Iterator[Loose
         if not is_whole:
             shard = path.rpartition("-")[0]
             files = tuple(other for other in entries if other.rpartition("-")[0] == shard)
-            then = f"{_aside(path)}, and the training begins anew"
+            then = f"{_aside(path)}, and training starts from the beginning"
             yield Loose(path, "is damaged (not a checkpoint)", then, "aside", files)
 
 

@@ -39,7 +39,7 @@ class Outputs:
             if not kept.exists() and not kept.is_symlink():
                 break
         shutil.copy2(path, kept)
-        say(f"{path}: what was there is not as this run wrote it, and is kept as {kept.name}")
+        say(f"{path}: was not written by this run, or changed since; a copy is kept as {kept.name}")
 
     def record(self, path: Path) -> None:
         """Record that a command wrote the file at `path`. A read-only run folder stays as it is."""
@@ -49,7 +49,7 @@ class Outputs:
         try:
             self._folder.write(_record_of(path), json.dumps(record, ensure_ascii=False).encode())
         except (OSError, StorageError) as problem:
-            say(f"{path}: is kept when it is written again, as it can't be noted whose it is ({problem})")
+            say(f"{path}: will be copied before it is replaced, as its origin can't be recorded ({problem})")
 
 
 def _record_of(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 A record that an older version wrote may lack fields that have a default; one that a newer version wrote may
 have others, which are kept in `more` and written back. Its last field, `sum`, is a checksum of what precedes
-it. A record without one, or one that somebody has formatted anew, is taken as it is.
+it. A record without one, or one that somebody has reformatted, is taken as it is.
 """
 
 from __future__ import annotations

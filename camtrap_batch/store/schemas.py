@@ -198,7 +198,7 @@ SELECTION = _schema(
         "told",
         pa.list_(pa.struct([("label", pa.string()), ("box", pa.list_(pa.float32()))])),
         "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is "
-        "of, null where it is of the image as such",
+        "of, null where it is of the image as a whole",
     ),
     later=("species", "animals", "told"),
 )
@@ -468,7 +468,7 @@ LOCATIONS = _schema(
     ("n_uncertain", pa.int32(), "events that are labelled uncertain"),
     ("richness", pa.int32(), "different species in the events; groups of species do not count"),
     ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
-    ("top_label", pa.string(), "species with most events; null if there are no events"),
+    ("top_label", pa.string(), "species with the most events; null if there are no events"),
     ("model_id", pa.string(), "model that made the predictions; null without one (infer.model: none)"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),

@@ -240,7 +240,7 @@ def find_receipts(
             wrong += [f"{folder.url}/{text}; its shard is redone" for text in bad]
             if not bad:
                 found[receipt.shard_id] = receipt
-        # If one plan's receipt is of no use, another's may be.
+        # If one plan's receipt is unusable, another's may be.
         paths = {name: found_at[1:] for name, found_at in paths.items() if name not in found and found_at[1:]}
     say_all(wrong)
     return found

@@ -24,9 +24,8 @@ GRID = 512
 FEWEST = 20
 """Minimum number of a species' events for a density."""
 
-FEW, MANY = 50, 75
-"""With fewer events than `FEW` in the smaller sample Dhat1 is best, from `MANY` on Dhat4; in between,
-either."""
+FEW = 50
+"""With fewer events in the smaller sample Dhat1 is best, from 75 on Dhat4; in between, either."""
 
 _MOST_KAPPA = 1e6
 

@@ -191,5 +191,5 @@ def _warnings(known: Occupancy, with_it: int, psi: float, p: float, high: float 
     if psi > 0.99 and known.naive < 0.99:
         found.append("the estimate is at its upper end")
     elif high is None:
-        found.append("the data set no upper end")
+        found.append("the data give no upper end")
     return tuple(found)

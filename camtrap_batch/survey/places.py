@@ -189,7 +189,7 @@ def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[
     if telling := _named_by_place(merged, locations, is_near):
         notes.append(
             f"publish.sensitive: the name of {telling[0]!r}, or of its files, has its coordinates in it "
-            f"(such locations: {len(telling):,}); names leave as they are"
+            f"(such locations: {len(telling):,}); names are not changed"
         )
     return Shown(*move(locations, grid), tuple(notes))
 

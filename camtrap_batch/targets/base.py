@@ -20,6 +20,7 @@ from camtrap_batch.job.publish import Publish
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import LEDGER
+from camtrap_batch.vocabulary import plural
 
 LAYERS = ("cameras", "events", "photos")
 """What a job pushes (see `rows`)."""
@@ -103,7 +104,7 @@ class Push:
 def require_unique(keys: pa.ChunkedArray, what: str) -> None:
     """Raise InputError if a key is null, or occurs twice."""
     if keys.null_count:
-        raise InputError(f"{what} is empty in {keys.null_count} rows; every row needs one")
+        raise InputError(f"{what} is empty in {plural(keys.null_count, 'row')}; every row needs one")
     if pc.count_distinct(keys).as_py() != len(keys):
         counted = pc.value_counts(keys)
         twice = counted.filter(pc.greater(counted.field("counts"), 1))[0]["values"].as_py()

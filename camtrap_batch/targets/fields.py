@@ -27,7 +27,7 @@ _ALIASES = {
     "richness": "Species",
     "events_by_label": "Events by species",
     "corrected_by_label": "Events by species, corrected",
-    "top_label": "Species with most events",
+    "top_label": "Species with the most events",
     "detections_per_100_days": "Events per 100 camera days",
     "activity_by_hour": "Events by hour of the day",
     "first": "First image",

@@ -468,8 +468,8 @@ def test_counts_that_are_none_are_said(tmp_path: Path) -> None:
     ]
     catalog = read_cct(write(tmp_path / "a.json", images, marks))
     assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [2, None, 3]
-    assert catalog.notes["annotations whose count is not a whole number, rounded down"] == 1
-    assert catalog.notes["annotations whose count is below 0, taken as not counted"] == 1
+    assert catalog.notes["annotations whose count is not a whole number, rounded down: 2.5 of image 'a'"] == 1
+    assert catalog.notes["annotations whose count is below 0, taken as not counted: -1 of image 'b'"] == 1
 
 
 def test_json_with_nan_is_named_as_such(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_workbook(tmp_path: Path) -> None:
         "code": ["12", "x"],
     }
     assert table.lines == [2, 4]
-    assert any("left alone" in text for text in table.notes)
+    assert any("ignored" in text for text in table.notes)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_the_sheet_with_the_columns_that_are_known(tmp_path: Path) -> None:
     table = read_table(str(tmp_path / "a.xlsx"), "camtrap init", ("location", "latitude", "longitude"))
     assert table.columns == {"location": ["A"], "latitude": ["1"], "longitude": ["2"], "note": [None]}
     assert table.lines == [3]
-    assert any("beside 'Cameras', left alone" in text for text in table.notes)
+    assert any("beside 'Cameras', ignored" in text for text in table.notes)
 
 
 def test_formulas_that_nobody_calculated_are_no_empty_cells(tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
+from camtrap_batch import open_run
 from camtrap_batch.catalog import as_photos_have_it, reader_of
 from camtrap_batch.catalog.folder import FolderDataset
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, tidy_names, unmatched
+from camtrap_batch.cli import main
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Location
 
@@ -56,6 +59,22 @@ def test_names_without_a_folder_are_the_only_file_of_that_name(tmp_path: Path) -
     assert names == ["cam1/a.jpg", "cam1/DCIM/B.JPG", "c.jpg", "cam2/c.jpg", *given[4:]]
     assert sorted(notes.values()) == [1, 3]
     assert any("'cam1/c.jpg' and 'cam2/c.jpg' for 'c.jpg': give their folders" in note for note in notes)
+
+
+def test_a_location_is_that_of_the_path_that_the_file_has(tmp_path: Path) -> None:
+    """Not that of the name as it was given; except for the encoding of accents."""
+    nfd = unicodedata.normalize("NFD", "Süd")
+    for name in ("cam1/IMG.JPG", "cam2/deep/B.JPG", f"{nfd}/c.jpg"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        (tmp_path / "images" / name).write_bytes(b"x")
+    (tmp_path / "m.csv").write_text("file;label\nCAM1/img.jpg;fox\nb.jpg;fox\nSüd/c.jpg;fox\n")
+    dataset = {"format": "csv", "metadata": "m.csv", "images": "images", "location": {"level": 0}}
+    job = {"name": "x", "output": "run", "dataset": dataset}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    assert main(["catalog", str(tmp_path / "job.yaml"), "--quiet"]) == 0
+    table = open_run(tmp_path / "job.yaml").table("catalog").to_table()
+    assert table["location"].to_pylist() == ["Süd", "cam1", "cam2"]
+    assert table["file_name"].to_pylist() == [f"{nfd}/c.jpg", "cam1/IMG.JPG", "cam2/deep/B.JPG"]
 
 
 def test_of_a_large_root_the_folders_of_missing_files_alone_are_listed(

@@ -64,7 +64,7 @@ def test_a_count_below_0_is_none(tmp_path: Path) -> None:
     path.write_text("file_name,species,count\na.jpg,fox,-1\nb.jpg,fox,2\n")
     catalog = read_csv(str(path), location_of_path(0, None))
     assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [None, 2]
-    assert catalog.notes["annotations whose count is below 0, taken as not counted"] == 1
+    assert catalog.notes[f"annotations whose count is below 0, taken as not counted: {path}:2: '-1'"] == 1
 
 
 def test_widths_and_heights_of_images_or_of_boxes(tmp_path: Path) -> None:
@@ -221,6 +221,16 @@ def test_a_table_of_r_or_of_a_european_spreadsheet(tmp_path: Path) -> None:
     assert any("spelt in several ways" in text for text in catalog.notes)
 
 
+def test_a_row_that_says_the_same_in_other_words_does_not_add_up(tmp_path: Path) -> None:
+    """Of another way to the file, or another spelling of the species."""
+    path = tmp_path / "a.csv"
+    path.write_text("file,label,count\n./c/a.jpg,Fox,1\nc/a.jpg,fox,1\nc//b.jpg,fox,1\nc/b.jpg,fox,2\n")
+    catalog = read_csv(str(path), BY_FOLDER)
+    assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [1, 3]
+    assert catalog.notes["rows that are the same as one further up, left out"] == 1
+    assert catalog.notes["files that rows write in several ways, such as './c/a.jpg' and 'c/a.jpg'"] == 2
+
+
 def test_labels_from_paths(tmp_path: Path) -> None:
     names = [
         "C1/Vulpes vulpes/a.jpg",
@@ -274,7 +284,7 @@ def test_cells_that_name_several_species(tmp_path: Path) -> None:
     catalog = read_csv(path, BY_FOLDER)
     assert labels(catalog)["a.jpg"] == [("fox; badger", None)]
     note = (
-        "cells with several species, as it seems, such as 'fox; badger', each a class of its own; "
+        "cells that seem to hold several species, such as 'fox; badger', each a class of its own; "
         "dataset.label: {between: ';'} takes them apart"
     )
     assert catalog.notes[note] == 2
@@ -296,7 +306,7 @@ def test_counts_as_people_write_them(tmp_path: Path) -> None:
     rows = "".join(f"{n}.jpg,fox,{cell}\n" for n, cell in enumerate(["two", "3", "4.0", "NA", "several"]))
     catalog = read_csv(csv(tmp_path, f"file_name,species,count\n{rows}"), BY_FOLDER)
     assert [count for ((_, count),) in labels(catalog).values()] == [2, 3, 4, None, None]
-    note = f"counts that are no whole number, taken as not counted: {tmp_path}/a.csv:6: 'several'"
+    note = f"counts that are not whole numbers, taken as not counted: {tmp_path}/a.csv:6: 'several'"
     assert catalog.notes[note] == 1
     rows += "x.jpg,fox,2-3\n"
     with pytest.raises(InputError, match=r"a.csv:6: count: 'several' should be a whole number"):
@@ -318,10 +328,8 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
     catalog = read_csv(path, BY_FOLDER)
     assert catalog.table["location"].null_count == 5  # URLs of files are no cameras
     notes = "\n".join(catalog.notes)
-    assert "values of the column location that are files, no cameras: it is left alone" in notes
-    assert (
-        "columns left alone: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
-    )
+    assert "values of the column location that are files, not cameras: it is ignored" in notes
+    assert "columns ignored: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
     columns = {"location": "deployment_id", "is_empty": "is_blank", "count": "number_of_objects"}
     catalog = read_csv(path, BY_FOLDER, columns=columns)
     assert labels(catalog) == {
@@ -332,7 +340,7 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
         "IMG_5.JPG": [("Bird", 1)],
     }
     assert catalog.table["location"].to_pylist() == ["D1", "D1", "D2", "D2", "D2"]
-    assert "left alone" not in "\n".join(catalog.notes)
+    assert "ignored" not in "\n".join(catalog.notes)
 
 
 def test_names_of_columns_that_the_job_says(tmp_path: Path) -> None:

@@ -127,8 +127,11 @@ def reference(
     return make
 
 
+@pytest.mark.parametrize(("runtime", "most_others"), [("onnxruntime", 0.0), ("openvino", 0.01)])
 @pytest.mark.parametrize(("package", "name", "layout", "card"), NETWORKS, ids=[row[1] for row in NETWORKS])
 def test_the_same_boxes(
+    runtime: str,
+    most_others: float,
     package: str,
     name: str,
     layout: str,
@@ -136,6 +139,11 @@ def test_the_same_boxes(
     reference: Callable[[str], Path],
     photos: list[str],
 ) -> None:
+    """With the runtime that the package uses, each box; with another one nearly all.
+
+    These networks of random weights turn a change of 1e-7 in their input into one of a pixel and 0.002 of
+    confidence, in one runtime alone, so that now and then another one of two overlapping boxes stays.
+    """
     folder = reference(package) / name
     if card:
         (folder / "detector.json").write_text(json.dumps(card))
@@ -143,8 +151,8 @@ def test_the_same_boxes(
     assert detector.layout == layout
     assert detector.categories == ("animal", "person", "vehicle")
     theirs = json.loads((folder / f"{name}.json").read_text())
-    finder = detector.finder(detector.path, threads=2)
-    n_boxes = 0
+    finder = detector.finder(detector.path, threads=2, runtime=runtime)
+    n_boxes, others = 0, []
     for photo, found in zip(photos, finder.find(Path(photo).read_bytes() for photo in photos), strict=True):
         height, width = decode_whole(Path(photo).read_bytes()).shape[:2]
         wanted = np.array(theirs[photo], np.float64).reshape(-1, 6)
@@ -157,11 +165,12 @@ def test_the_same_boxes(
         # Where theirs ends at 300 boxes, ours may hold others that are as sure as the last of them.
         is_whole = len(theirs[photo]) < 300
         last = LEAST if is_whole else min(row[4] for row in theirs[photo])
-        assert _unmatched(wanted[wanted[:, 4] > last + _NEAR], got) == [], photo
+        others += _unmatched(wanted[wanted[:, 4] > last + _NEAR], got)
         if is_whole:
-            assert _unmatched(got, wanted) == [], photo
+            others += _unmatched(got, wanted)
         n_boxes += len(wanted)
     assert n_boxes > 50
+    assert len(others) <= most_others * n_boxes, others
 
 
 @pytest.mark.parametrize(

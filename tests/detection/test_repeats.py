@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camtrap_batch.detection.repeats import find_repeats, overlap
+from camtrap_batch.detection.repeats import find_repeats, find_spots, match_spots, overlap
 
 STUMP = np.float32([0.3, 0.4, 0.1, 0.2])
 
@@ -70,3 +70,16 @@ def test_the_order_of_boxes_does_not_matter(seed: int, iou: float) -> None:
 def test_overlap() -> None:
     boxes = np.float32([[0.3, 0.4, 0.1, 0.2], [0.35, 0.4, 0.1, 0.2], [0.5, 0.4, 0.1, 0.2], [0.3, 0.4, 0, 0]])
     assert overlap(boxes, STUMP) == pytest.approx([1, 1 / 3, 0, 0], abs=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.sampled_from([0.7, 0.9]))
+def test_a_part_of_the_boxes_is_matched_as_all_were(seed: int, iou: float) -> None:
+    camera, frame, boxes, _ = scene(60, seed)
+    # Two more that overlap each other, for which the first one counts.
+    for start, x in ((60, 0.1), (61, 0.112)):
+        boxes[start:120:3] = np.float32([x, 0.1, 0.2, 0.2]) + np.float32([0.0005, 0, 0, 0]) * (seed % 7)
+    found, spots = find_spots(camera, frame, boxes, iou=iou, min_frames=8)
+    assert found.max() >= 1
+    some = np.random.default_rng(seed).permutation(len(boxes))[: len(boxes) // 2]
+    assert (match_spots(camera[some], boxes[some], spots, iou=iou) == found[some]).all()

@@ -83,7 +83,7 @@ def test_flow_of_labels() -> None:
 
 
 def test_events_lost_and_gained() -> None:
-    """An event that begins earlier has another id, and is the same event all the same."""
+    """An event that begins earlier has another id, and is still the same event."""
     before = side("b", ("1", "empty", None), ("2", "lion", "x"), ("3", "lion", "y"), ("4", "tiger", "t"))
     after = side("a", ("1", "lion", "x2"), ("2", "lion", "x2"), ("3", "hare", "h"), ("4", "tiger", "t"))
     diff = compare(before, after)

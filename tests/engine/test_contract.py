@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from support_engine import Lacks, Toy, fan_out, make_plan, tries_of
 
 from camtrap_batch.engine import attempts
 from camtrap_batch.engine.base import (
+    EXECUTORS,
     Event,
     Executor,
     ImageCrashed,
@@ -32,12 +32,20 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, all_settled, file_receipt, find_receipts
 
 
-@pytest.fixture(params=["inline", "dask"])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    if request.param == "inline":
-        yield InlineExecutor()
-    else:
-        yield DaskExecutor(request.getfixturevalue("client"), wait_s=20)
+def _inline(request: pytest.FixtureRequest) -> Executor:
+    return InlineExecutor()
+
+
+def _dask(request: pytest.FixtureRequest) -> Executor:
+    return DaskExecutor(request.getfixturevalue("client"), wait_s=20)
+
+
+OPEN = {"inline": _inline, "dask": _dask}
+
+
+@pytest.fixture(params=EXECUTORS)  # one that is registered, and not in `OPEN`, fails
+def executor(request: pytest.FixtureRequest) -> Executor:
+    return OPEN[request.param](request)
 
 
 def toy(executor: Executor, tmp_path: Path, plan: Plan) -> Toy:

@@ -46,7 +46,7 @@ def test_every_shard_runs_once(client: Client, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_once_its_receipt_is_written_costs_nothing(client: Client, tmp_path: Path) -> None:
-    """The answer did not get out: the shard is done all the same, and not to blame."""
+    """The answer did not get out: the shard is done nevertheless, and not to blame."""
     plan = make_plan(6, 2)
     work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), kills_after=frozenset({4}))
     outcome, events = fan_out(client, plan, work)

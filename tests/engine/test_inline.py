@@ -25,7 +25,7 @@ sys.exit(code)
 
 
 def test_a_whole_job_with_training_and_no_dask(job_folder: Callable[..., Path], undisturbed: Path) -> None:
-    """Validated, trained and classified anew; what does not depend on the model is as on a cluster."""
+    """Validated, trained and classified again; what does not depend on the model is as on a cluster."""
     folder = job_folder("validate", "infer")
     options = [str(folder / "job.yaml"), "--cluster", "inline", "--set", "train.lr=0.002"]
     done = subprocess.run(

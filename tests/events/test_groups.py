@@ -372,6 +372,11 @@ def test_lines_that_match_no_class_are_named(tmp_path: Path) -> None:
     )
     assert "events.species that are not classes of the model: 1 ('vulpes vulpe'" in of_species
     assert unused_lines(["Panthera leo (Linnaeus, 1758)", "vulpes vulpes"], taxonomy, None) == []
+    [by_people] = unused_lines(["Panthera leo", "Vulpes vulpe"], taxonomy, species, "the labels")
+    assert by_people == (
+        "labels of events.taxonomy that no image has: 1 "
+        "('vulpes vulpes' (there is 'vulpes vulpe' in the labels))"
+    )
 
 
 def test_a_category_of_threat_is_no_rank(tmp_path: Path) -> None:

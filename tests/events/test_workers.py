@@ -22,13 +22,13 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def tables(folder: Path, model: str, workers: int) -> dict[str, pa.Table]:
-    """What a cluster of so many workers makes of `folder/data`, without what tells one run from another."""
+    """What a cluster of this many workers makes of `folder/data`, without what tells one run from another."""
     content = {
         "name": f"run{workers}",
         "output": str(folder),
         "dataset": {"format": "cct", "metadata": "data/metadata.json", "images": "data/images"},
-        "validate": {"shard_size": 100, "thumbnails": 64},
-        "infer": {"model": model, "min_confidence": 0.1, "device": "cpu"},
+        "validate": {"shard_size": 50, "thumbnails": 64},
+        "infer": {"model": model, "min_confidence": 0.1, "device": "cpu", "shard_size": 64},
     }
     job = folder / f"job{workers}.yaml"
     job.write_text(yaml.safe_dump(content))
@@ -54,7 +54,7 @@ def test_tables_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     from camtrap_batch.model.architectures import create_model
     from camtrap_batch.model.package import save_model
 
-    write_dataset(tmp_path / "data", cameras=6, images=400, size=(160, 120), broken=False)
+    write_dataset(tmp_path / "data", cameras=6, images=200, size=(160, 120), broken=False)
     torch.manual_seed(1)
     labels = tuple(species.name for species in SELECTED[:5])  # none of them empty: each image is in an event
     ids = tuple((species.category_id,) for species in SELECTED[:5])

@@ -97,7 +97,7 @@ def test_columns_that_the_format_does_not_have_are_told(package: Path, tmp_path:
         "\n".join([f"{lines[0]},slope", *(f"{line},3" for line in lines[1:])])
     )
     found = export(images_of(write_run(tmp_path / "job", package)), "camtrap-dp", tmp_path / "out")
-    assert found.notes["columns of deployments that Camtrap DP does not have, left away: slope"] == 1
+    assert found.notes["columns of deployments that Camtrap DP does not have, left out: slope"] == 1
 
 
 def test_through_again(package: Path, tmp_path: Path, check_package: Callable[[Path], None]) -> None:

@@ -111,7 +111,7 @@ def test_md_json(images: Images, tmp_path: Path) -> None:
 
 
 def test_md_json_of_files_that_are_there(tmp_path: Path) -> None:
-    names = ["a b.jpg", "sub/ünï.jpg", "video.mp4"]  # the last one is a JPEG all the same
+    names = ["a b.jpg", "sub/ünï.jpg", "video.mp4"]  # the last one is a JPEG nevertheless
     run = write_run(tmp_path, [image(f"i{n}", n, file_name=name) for n, name in enumerate(names)])
     for name in names:
         file = tmp_path / "images" / name

@@ -92,7 +92,7 @@ def test_a_file_that_no_command_wrote_is_kept(
     first, second = (tmp_path / f"{out.stem}.kept-{number}{out.suffix}" for number in (1, 2))
     for _ in range(2):
         assert main(words) == 0
-    assert f"is kept as {first.name}" in capsys.readouterr().err
+    assert f"a copy is kept as {first.name}" in capsys.readouterr().err
     assert first.read_bytes() == b"years of work"
     assert not second.exists(), "what a command wrote needs no copy"
     with out.open("ab") as file:
@@ -127,7 +127,7 @@ def test_a_run_folder_that_may_only_be_read(
     monkeypatch.setattr(Folder, "write", refuse)
     out = tmp_path / "x.csv"
     assert main(["table", str(tmp_path / "job.yaml"), "manifest", "--out", str(out)]) == 0
-    assert "is kept when it is written again" in capsys.readouterr().err
+    assert "will be copied before it is replaced" in capsys.readouterr().err
     assert out.stat().st_size
 
 

@@ -9,23 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from support import data_folder
+from support_pictures import gradient, saved
 
 from camtrap_batch.images.framing import Framing, frame
 
 REAL = data_folder("real_images")
 ELEPHANTS = REAL / "google-cameratrapai" / "african_elephants.jpg"
-
-
-def gradient(width: int = 64, height: int = 48) -> Image.Image:
-    across = np.linspace(0, 255, width)[None, :].repeat(height, 0)
-    down = np.linspace(0, 255, height)[:, None].repeat(width, 1)
-    return Image.fromarray(np.stack([across, down, 255 - across], 2).astype(np.uint8))
-
-
-def saved(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}), **options)
-    return file.getvalue()
 
 
 def decode(data: bytes, size: int) -> np.ndarray:

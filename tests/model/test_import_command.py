@@ -73,7 +73,7 @@ def test_a_network_of_torchvision(
     text = capsys.readouterr().out
     assert info.model_id in text
     assert re.search(r"the original's top class on 2[34] of 24 pictures, confidence 0\.0[0-2]", text)
-    assert "is there already" in refused(capsys, *options)
+    assert "already exists" in refused(capsys, *options)
 
 
 def test_a_name_that_both_libraries_have_is_timms_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_nothing_that_decodes(trained: Trained, tmp_path: Path) -> None:
 
 def test_what_a_worker_has_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it is turned away: what it computed otherwise would be another answer."""
-    anew = "use workers that do, or set infer.precision: float32, which does all images anew"
+    anew = "use workers that do, or set infer.precision: float32, which redoes all images"
     if on_openvino.is_there():
         mine = tuple(on_openvino.candidates())
         assert RequiredToClassify("openvino", "cpu", mine).lacking() == ""

@@ -514,7 +514,7 @@ def test_many_classes(make_data: MakeData) -> None:
     assert "Confusion matrix" not in page.text
     assert "Most frequent mistakes" in page.text
     assert "species 298" in page.text
-    assert re.search(r"The 24 species with most events; \d+ more are left out", page.text)
+    assert re.search(r"The 24 species with the most events; \d+ more are left out", page.text)
 
 
 def test_lists_are_capped(make_data: MakeData) -> None:

@@ -216,6 +216,29 @@ def test_detect_stops_where_many_pictures_are_gone(folder: Path) -> None:
     assert job.do().counts == {"ok": N}
 
 
+def test_workers_mark_many_boxes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
+    job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
+    notes, of_driver = job.do().notes, job.run.snapshot("detections")
+    monkeypatch.setattr("camtrap_batch.stages.detect.MOST_ON_DRIVER", 0)
+    job.do()
+    assert job.run.snapshot("detections") == of_driver, "what the driver has marked stands"
+    expected = job.rows("detections")
+    shutil.rmtree(folder / "run" / "snapshots" / "detections")
+    assert set(job.do().notes) <= set(notes)
+    assert job.rows("detections") == expected
+    of_workers = job.run.snapshot("detections")
+    assert of_workers.meta == of_driver.meta
+    assert of_workers.plan_id != of_driver.plan_id
+    (made,) = of_workers.files
+    again = job.do()
+    assert (again.shards_run, again.notes) == (0, [])
+    assert job.run.snapshot("detections").number == of_workers.number
+    (folder / "run" / made.file).unlink()
+    job.do()
+    assert job.rows("detections") == expected, "what is missing is made again"
+
+
 def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
     job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
@@ -306,7 +329,7 @@ def test_thumbnails_serve_where_they_are_large_enough(folder: Path) -> None:
 def test_gpu_workers_where_there_are_some(
     folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str, is_there: bool, device: str
 ) -> None:
-    """What a worker is told to compute on; here it has a CPU all the same."""
+    """What a worker is told to compute on; here it has a CPU nevertheless."""
     told = set()
     of_shard = DetectShard.run
 
@@ -391,7 +414,7 @@ def test_results_of_others(folder: Path) -> None:
     assert (third["status"], third["n_boxes"]) == ("unreadable", None)
     assert (fourth["status"], fourth["n_boxes"]) == ("no_result", None)
     assert [box["category"] for box in job.rows("detections")] == ["animal", "person"]
-    assert "1 boxes of categories that are not listed ('9')" in " ".join(result.notes)
+    assert "1 box of categories not listed ('9')" in " ".join(result.notes)
     assert job.do().shards_run == 0
     md_results(folder / "md.json", images=[{"file": "x.jpg", "detections": []}])
     with pytest.raises(InputError, match=r"detect\.results\): of other images"):
@@ -481,7 +504,7 @@ def test_boxes_of_the_metadata_of_pictures_that_exif_turns(
     assert [box[side] for side in "xywh"] == pytest.approx(
         [there[0] / width, there[1] / height, there[2] / width, there[3] / height], abs=0.03
     )
-    said = [note for note in result.notes if "the metadata's size says so" in note]
+    said = [note for note in result.notes if "by the metadata's size" in note]
     assert len(said) == (lies and means != "nothing")
     assert job.rows("manifest")[0]["orientation"] == (None if orientation == 1 else orientation)
 
@@ -531,7 +554,7 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     found = job.run.snapshot("detected").meta["precision"]
     assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
     assert found["apart"] <= 0.01
-    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked anew
+    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked again
         job.write(device="cuda")
         with pytest.raises(ClusterError, match=r"no GPU that .* can use here"):
             job.do()

@@ -125,7 +125,7 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
     assert kept["precision"] in kept["tried"]
     assert kept["images"] > 0
     assert any(
-        "1 of the model's 3 classes are not categories of the data set: 'kudu'" in note
+        "1 of the model's 3 classes is not a category of the data set: 'kudu'" in note
         for note in result.notes
     )
     assert job.infer(local).shards_run == 0
@@ -312,7 +312,7 @@ def test_boxes_of_a_detector(validated: Path, tmp_path: Path, local: Client) -> 
         in notes
     )
     assert f"{stumps.num_rows} boxes at 1 spot set aside as repeats" in notes
-    assert "entries are of no usable image" in notes
+    assert "entries match no usable image" in notes
     # Another threshold is other work; the same again is none.
     assert job.infer(local).shards_run == 0
     content = yaml.safe_load(job.file.read_text())

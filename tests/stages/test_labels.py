@@ -219,7 +219,7 @@ def record_table(photos: pd.DataFrame, minutes: float) -> list[tuple[str, str, d
     """camtrapR's recordTable(minDeltaTime=minutes, deltaTimeComparedTo="lastRecord"), by its documentation.
 
     One after the other: a photo begins a record where the one before of that species at that station is more
-    than so many minutes back.
+    than this many minutes back.
     """
     found = []
     last: dict[tuple[str, str], dt.datetime] = {}

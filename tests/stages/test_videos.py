@@ -432,7 +432,7 @@ def box(frame: int, conf: float) -> dict[str, Any]:
     return {"category": "1", "conf": conf, "bbox": [0.1, 0.1, 0.2, 0.2], "frame_number": frame}
 
 
-def test_results_of_videos_come_in(job: Made) -> None:
+def test_results_of_videos_come_in_and_go_out(job: Made, tmp_path: Path) -> None:
     entries = [
         # Each third second was looked at: frames at 2 and 4 s are a second from the nearest.
         {
@@ -465,6 +465,16 @@ def test_results_of_videos_come_in(job: Made) -> None:
         **{f"c/cut.avi#t={2 * number}": ("unreadable", None) for number in range(4)},
         "c/picture.mp4": ("no_result", None),
     }
+    # And out again, although nobody and no classifier says what is in the boxes.
+    job.content["infer"] = {"model": "none"}
+    job.set()
+    job.do("infer")
+    path = export(images_of(job.run), "md-json", tmp_path / "out.json").path
+    entries = {entry["file"]: entry for entry in json.loads(path.read_text())["images"]}
+    assert [found["frame_number"] for found in entries["a/1.mp4"]["detections"]] == [0, 0, 30]
+    assert entries["a/1.mp4"]["frames_processed"] == [0, 30]
+    assert entries["b/IMG_0001.JPG"]["detections"] == []
+    assert entries["c/cut.avi"]["failure"] == "inference failure"
 
 
 def test_frames_go_out_as_one_video(job: Made, tmp_path: Path) -> None:

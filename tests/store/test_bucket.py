@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import s3fs
 from conftest import forget_connections
 from support_http import WebServer, web_server
 from support_s3 import ENVIRONMENT
+from support_store import one_of_many_creates
 
 from camtrap_batch.errors import InputError, StorageError
 from camtrap_batch.store import log as log_module
@@ -61,19 +61,7 @@ def test_of_two_processes_one_is_first(s3_folder: Folder) -> None:
 
 
 def test_of_many_threads_one_is_first(s3_folder: Folder) -> None:
-    start, won = threading.Barrier(8), []
-
-    def create(number: int) -> None:
-        start.wait()
-        if s3_folder.create("receipt", str(number).encode()):
-            won.append(number)
-
-    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [str(number).encode() for number in won] == [s3_folder.read("receipt")]
+    one_of_many_creates(s3_folder)
 
 
 def test_a_large_file_is_created_once(s3_folder: Folder) -> None:

@@ -344,7 +344,7 @@ def test_each_file_of_a_model_is_looked_at(
 
 
 def test_a_model_without_a_copy(trained: Folder) -> None:
-    """Figures are put aside; a card is not done without."""
+    """Figures are put aside; a card can't be."""
     for name in FILES:
         trained.delete(f"copies/models/mine/{name}")
     path = damaged(trained, "models/mine/metrics.json", flipped_first)

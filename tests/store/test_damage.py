@@ -180,7 +180,7 @@ def test_fields_of_a_newer_version_are_kept(folder: Folder) -> None:
 
 
 def test_what_an_earlier_version_wrote_has_no_hashes(folder: Folder) -> None:
-    """Its sizes are compared all the same."""
+    """Its sizes are still compared."""
     plan = make_plan()
     for path in [*folder.walk("receipts"), *folder.walk("snapshots")]:
         if path.endswith(".json"):
@@ -209,7 +209,7 @@ def test_current_falls_back_to_the_newest_snapshot(
 
 
 @pytest.mark.parametrize("content", [b"", b'{"table": "selec', b"[]", b'{"files": 3}'])
-def test_a_snapshot_that_cant_be_read_is_done_without(
+def test_a_snapshot_that_cant_be_read_is_passed_over(
     folder: Folder, told: Callable[[], list[str]], content: bytes
 ) -> None:
     run(folder, make_plan(2))

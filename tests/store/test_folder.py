@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support_store import one_of_many_creates
 
 from camtrap_batch.cli import main
 from camtrap_batch.errors import StorageError
@@ -42,21 +42,7 @@ def test_first_creation_wins(folder: Folder) -> None:
 
 
 def test_of_many_creators_one_wins(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    start = threading.Barrier(8)
-    won: list[int] = []
-
-    def create(number: int) -> None:
-        start.wait()
-        if folder.create("receipt", str(number).encode()):
-            won.append(number)
-
-    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [str(number).encode() for number in won] == [folder.read("receipt")]
+    one_of_many_creates(Folder(str(tmp_path)))
 
 
 def test_append(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_no_flipped_bit_of_a_record_changes_what_it_says() -> None:
             continue
         assert (found.x, found.label) == (1, "lion"), bytes(flipped)
     formatted = data.replace(b":", b": ").replace(b"lion", b"puma")
-    assert from_json(formatted, Point).label == "puma", "somebody has formatted it anew"
+    assert from_json(formatted, Point).label == "puma", "somebody has reformatted it"
 
 
 def test_a_seal_goes_by_every_byte() -> None:
@@ -230,7 +230,7 @@ def test_a_pointer_to_an_older_snapshot(made: Folder) -> None:
 
 @pytest.mark.parametrize("kind", ["snapshots/selection/1.json", "receipts", "plans"])
 def test_a_flipped_byte_in_a_record(made: Folder, kind: str) -> None:
-    """JSON of the right form all the same."""
+    """JSON of the right form nevertheless."""
     path = kind if kind.endswith(".json") else next(path for path in made.walk(kind) if "select" in path)
     data = made.read(path)
     at = data.index(b'"stage":"select') + 12

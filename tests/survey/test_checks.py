@@ -19,7 +19,7 @@ START = dt.datetime(2021, 3, 1)
 
 
 def images(*hours: float, location: str = "A", night: bool | None = True, **other: Any) -> pa.Table:
-    """Photos so many hours after 1 March 2021."""
+    """Photos this many hours after 1 March 2021."""
     n = len(hours)
     times = [START + dt.timedelta(hours=hour) for hour in hours]
     columns = {

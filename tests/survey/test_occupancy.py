@@ -11,7 +11,7 @@ from camtrap_batch.survey.occupancy import Doubles, fit_occupancy
 
 
 def history(detections: list[int], occasions: int) -> Doubles:
-    """A row of so many detections in so many occasions, for each station."""
+    """A row of this many detections in this many occasions, for each station."""
     return np.array([[1.0] * n + [0.0] * (occasions - n) for n in detections])
 
 

@@ -102,7 +102,7 @@ def test_keys_identify_rows() -> None:
     with pytest.raises(InputError, match="layer photos: id 'a' occurs more than once"):
         rows_of(["a", "b", "a"])
     nowhere = pa.chunked_array([pa.nulls(1, pa.float64())])
-    with pytest.raises(InputError, match="layer photos: id is empty in 1 rows"):
+    with pytest.raises(InputError, match="layer photos: id is empty in 1 row;"):
         LayerRows("photos", "id", pa.table({"id": pa.nulls(1, pa.string())}), nowhere, nowhere)
     twice = pa.concat_tables([stored_of({"a": "1"}), stored_of({"a": "2"})])
     with pytest.raises(InputError, match="photos: id 'a' occurs more than once"):

@@ -224,12 +224,18 @@ def database() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=[GeoPackage, GeoParquet, PostGIS, ArcGIS], ids=lambda kind: kind.__name__.lower())
+PLACES: dict[str, Callable[[Any], Place]] = {
+    ".gpkg": GeoPackage,
+    ".parquet": GeoParquet,
+    "postgresql": PostGIS,
+    "arcgis": ArcGIS,
+}
+
+
+@pytest.fixture(params=TARGETS)  # one that is registered, and not in `PLACES`, fails
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param is PostGIS:
-        return PostGIS(request.getfixturevalue("database"))
-    made: Place = request.param(tmp_path)
-    return made
+    kind = PLACES[request.param]
+    return kind(request.getfixturevalue("database") if kind is PostGIS else tmp_path)
 
 
 def results(push: Any) -> set[str | None]:

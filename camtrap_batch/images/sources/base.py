@@ -165,17 +165,6 @@ def cant_stat(url: str, problem: Exception) -> Exception:
     return InputError(explain(url, problem, KEY))
 
 
-def version_of(info: Mapping[str, Any]) -> str:
-    """The detail of an fsspec file that changes with its content: a checksum, an etag or a time."""
-    return str(next((info[key] for key in _VERSION_KEYS if info.get(key)), ""))
-
-
-_VERSION_KEYS = (
-    "md5Hash", "ETag", "etag", "content_md5", "mtime", "LastModified", "last_modified", "Last-Modified",
-    "updated", "CRC", "created",
-)  # fmt: skip
-
-
 def path_key(path: str) -> str:
     """What paths have in common that differ in case, or in how accents are encoded (NFC, NFD).
 

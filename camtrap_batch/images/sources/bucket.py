@@ -17,7 +17,6 @@ from camtrap_batch.images.sources.base import (
     empty_listing,
     is_hidden,
     is_unsafe,
-    version_of,
 )
 from camtrap_batch.remote import (
     TRIES,
@@ -32,6 +31,7 @@ from camtrap_batch.remote import (
     open_store,
     plain,
     redacted,
+    version_of,
     with_retries,
 )
 

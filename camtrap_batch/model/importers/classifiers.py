@@ -54,7 +54,7 @@ def said(info: ModelInfo) -> str:
     cut = f", {info.crop_pct:.3g} of it" if info.resize == "crop" else ""
     return (
         f"it sees {info.size} x {info.size} pixels, {info.resize}{cut}, {info.interpolation}{antialias}; "
-        f"mean {numbers[0]}, std {numbers[1]}: if it learnt from others, say so with --resize, --mean, ..."
+        f"mean {numbers[0]}, std {numbers[1]}: if it was trained on others, say so with --resize, --mean, ..."
     )
 
 

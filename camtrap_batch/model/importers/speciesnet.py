@@ -23,6 +23,7 @@ from camtrap_batch.model.importers.base import Argument, Comparison, Imported
 from camtrap_batch.model.importers.process import PYTHON, run_script
 from camtrap_batch.options import Option
 from camtrap_batch.runtime import hash_file
+from camtrap_batch.vocabulary import plural
 
 SIZE = 480
 TRIM = (0.3, 400)
@@ -141,7 +142,9 @@ class SpeciesNetImporter:
         events = "taxonomy: {out}/taxonomy.csv"
         notes = []
         if n_moved:
-            notes.append(f"{n_moved} labels were given the groups that most of their genus or family have")
+            notes.append(
+                f"{plural(n_moved, 'label was', 'labels were')} given the groups of most in their genus"
+            )
         if possible is not None:
             n = write_species(out / "species.csv", taxa, labels, possible)
             events += ", species: {out}/species.csv"

@@ -19,6 +19,7 @@ from camtrap_batch.rehearsal.layerserver.faults import Fault
 from camtrap_batch.rehearsal.layerserver.request import Request, Upload
 from camtrap_batch.rehearsal.layerserver.site import Site
 from camtrap_batch.rehearsal.layerserver.uploads import Uploads
+from camtrap_batch.vocabulary import plural
 
 _BATCH = 1000
 _FAILED = "Append failed."
@@ -124,7 +125,7 @@ def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> 
         done += applied
         failures += reasons
     if failures:
-        message = message or f"{len(failures)} rows were refused, the first one: {failures[0]}"
+        message = message or f"{plural(len(failures), 'row')} refused, the first one: {failures[0]}"
         ends_as = "Failed" if plan.rollback or not done else ends_as
     status |= {"status": ends_as, "recordCount": done, "lastUpdatedTime": int(time.time() * 1000)}
     save_status(database, job, {**status, "messages": [message]} if message else status)
@@ -192,7 +193,7 @@ def _csv_rows(layer: Layer, content: bytes, mappings: Mapping[str, str]) -> list
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error) as problem:
-        raise Refused(400, _FAILED, [f"the file is no CSV in UTF-8: {problem}"]) from None
+        raise Refused(400, _FAILED, [f"the file is not CSV in UTF-8: {problem}"]) from None
     return [_csv_row(layer, _renamed(row, mappings)) for row in rows]
 
 

@@ -157,9 +157,7 @@ def set_indexes(db: sqlite3.Connection, old: Layer, new: Layer) -> None:
         try:
             db.execute(f"CREATE {unique}INDEX {_index_name(new, name)} ON {new.table}({columns})")
         except sqlite3.IntegrityError:
-            reason = (
-                f"index '{index.name}' can't be unique: values of {', '.join(index.fields)} are there twice"
-            )
+            reason = f"index '{index.name}' can't be unique: values of {', '.join(index.fields)} occur twice"
             raise Refused(400, "Unable to add feature service definition.", [reason]) from None
 
 

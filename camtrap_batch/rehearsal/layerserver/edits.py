@@ -220,7 +220,7 @@ class _Writer:
         else:
             column, value = layer.oid, str(key)
             if isinstance(key, bool) or not isinstance(key, int):
-                raise RowRefused(1011, f"'{key}' is no object id.")
+                raise RowRefused(1011, f"'{key}' is not an object id.")
         sql = f'SELECT "{layer.oid}", "{layer.globalid}" FROM {layer.table} WHERE "{column}"=?'
         found: tuple[int, str] | None = self.db.execute(sql, (value,)).fetchone()
         if found is None:

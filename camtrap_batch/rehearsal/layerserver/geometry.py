@@ -162,7 +162,7 @@ def read_envelope(text: str, geometry_type: str, in_sr: str, wkid: int) -> tuple
 
 def _coordinate(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no coordinate")
+        raise ValueError(f"{value!r} is not a coordinate")
     return float(value)
 
 
@@ -172,7 +172,7 @@ def _move(points: Any, place: Callable[[float, float], tuple[float, float]], dep
             raise ValueError("points are missing")
         return [_move(part, place, depth - 1) for part in points]
     if not isinstance(points, list) or len(points) < 2:
-        raise ValueError(f"{points!r} is no point")
+        raise ValueError(f"{points!r} is not a point")
     return list(place(_coordinate(points[0]), _coordinate(points[1])))
 
 

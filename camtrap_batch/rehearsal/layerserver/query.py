@@ -307,10 +307,10 @@ def _statistic(layer: Layer, number: int, entry: Json) -> _Statistic:
         raise Refused(400, _INVALID, [f"statisticType '{kind}' is not one of {', '.join(_STATISTICS)}"])
     field = layer.field(layer.oid if on in ("1", "*") else on)
     if kind in ("sum", "avg", "stddev", "var") and field.kind != "number":
-        raise Refused(400, _INVALID, [f"{kind} of '{field.name}', which is no number"])
+        raise Refused(400, _INVALID, [f"{kind} of '{field.name}', which is not a number"])
     name = str(entry.get("outStatisticFieldName") or f"{kind}_{field.name}_{number}")
     if not re.fullmatch(r"\w+", name):
-        raise Refused(400, _INVALID, [f"outStatisticFieldName '{name}': letters, digits and _ alone"])
+        raise Refused(400, _INVALID, [f"outStatisticFieldName '{name}': only letters, digits and _"])
     return _Statistic(name, _STATISTICS[kind].format(field.column), field, kind)
 
 

@@ -45,7 +45,7 @@ class Request:
             Refused: the request changes something and is not a POST.
         """
         if self.method != "POST":
-            raise Refused(405, "Method Not Allowed", ["this operation takes POST alone"])
+            raise Refused(405, "Method Not Allowed", ["this operation takes only POST"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,9 +120,9 @@ class Site:
             Refused: the name is taken or not a valid one, or a definition is wrong.
         """
         if not _NAME.fullmatch(name):
-            raise Refused(400, "Invalid service name", [f"'{name}': letters, digits and _ alone"])
+            raise Refused(400, "Invalid service name", [f"'{name}': only letters, digits and _"])
         if name.lower() in (known.lower() for known in self.services):
-            raise Refused(409, "Service name is not available", [f"there is a service '{name}' already"])
+            raise Refused(409, "Service name is not available", [f"a service '{name}' already exists"])
         service = Service(
             name, owner, item or uuid.uuid4().hex, capabilities, anonymous, max_records, description
         )
@@ -200,7 +200,7 @@ class Site:
         known = {index.name.lower() for index in layer.indexes}
         for entry in fields:
             if str(entry.get("name", "")).lower() in layer.by_name:
-                raise Refused(400, _FAILED, [f"field '{entry.get('name')}' is there already"])
+                raise Refused(400, _FAILED, [f"field '{entry.get('name')}' already exists"])
             if entry.get("nullable") is False and entry.get("defaultValue") is None:
                 reason = (
                     f"field '{entry.get('name')}' of a layer with rows must be nullable or have a default"
@@ -208,7 +208,7 @@ class Site:
                 raise Refused(400, _FAILED, [reason])
         for entry in indexes:
             if str(entry.get("name", "")).lower() in known:
-                raise Refused(400, _FAILED, [f"index '{entry.get('name')}' is there already"])
+                raise Refused(400, _FAILED, [f"index '{entry.get('name')}' already exists"])
         related = _objects(changes, "relationships")
         for entry in related:
             self._check_relationship(layer, entry)
@@ -239,7 +239,7 @@ class Site:
             raise Refused(400, _FAILED, [f"keyField: '{key}' of the origin has no unique index"])
         numbers = {one.get("id") for one in layer.definition.get("relationships") or []}
         if entry.get("id") in numbers:
-            raise Refused(400, _FAILED, [f"relationship {entry.get('id')} is there already"])
+            raise Refused(400, _FAILED, [f"relationship {entry.get('id')} already exists"])
 
     @_one_at_a_time
     def update_layer(self, layer: Layer, changes: Json) -> None:

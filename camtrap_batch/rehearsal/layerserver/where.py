@@ -139,7 +139,7 @@ class _Parser:
     def _any(self) -> Expression:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise self._refusal("too many brackets inside each other")
+            raise self._refusal("brackets are nested too deeply")
         found = self._all()
         while self._take("OR"):
             right = self._need(self._all(), "truth")

@@ -400,7 +400,7 @@ function makeMap(box, cameras, lookOf, textOf) {
   redraw();
   return map;
 }
-// Names of cameras, of those with most events first, where they cover nothing.
+// Names of cameras, of those with the most events first, where they cover nothing.
 function names(map, layer, cameras, radius) {
   const taken = cameras.map(([number, n]) => {
     const p = map.latLngToContainerPoint([index.cameras.lat[number], index.cameras.lon[number]]), r = radius(n);
@@ -545,7 +545,7 @@ async function speciesPage(number) {
       ["Events that people labelled", page.n_human ? count(page.n_human) : null],
       ["Events per 100 camera days", rate && rate[0] !== null ? decimal(rate[0], 2) + (rate[1] === null ? "" : " (95% interval " + decimal(rate[1], 2) + " to " + decimal(rate[2], 2) + ")") : null, make("span", {class: "muted"}, page.rate_source ? " days from " + page.rate_source : "")],
       ["Part of the stations where it was seen", rate && rate[3] !== null ? percent(rate[3]) : null],
-      ["Occupancy, seen or not", occupancy && occupancy[0] !== null ? percent(occupancy[0]) + (occupancy[1] === null ? "" : occupancy[1] < .01 && occupancy[2] > .99 ? " (nothing to know it from)" : " (95% interval " + percent(occupancy[1]) + " to " + percent(occupancy[2]) + ")") : occupancy && occupancy[4] ? occupancy[4] : null]])];
+      ["Occupancy, seen or not", occupancy && occupancy[0] !== null ? percent(occupancy[0]) + (occupancy[1] === null ? "" : occupancy[1] < .01 && occupancy[2] > .99 ? " (nothing to estimate it from)" : " (95% interval " + percent(occupancy[1]) + " to " + percent(occupancy[2]) + ")") : occupancy && occupancy[4] ? occupancy[4] : null]])];
   const box = make("div", {class: "map", role: "application", "aria-label": "Map of the cameras that saw it"});
   const isPlaced = page.cameras.some(([camera]) => index.cameras.lat[camera] !== null);
   if (body.dataset.map) made.push(make("section", {}, make("h2", {}, "Where it was seen"), isPlaced ? box : make("p", {}, "No camera that saw it has known coordinates.")));

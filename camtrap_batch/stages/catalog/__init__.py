@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -134,7 +136,7 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
         locations = catalog.table["location"]
         names = as_files_have_it(given, image_root(context.job), notes, locations)
         catalog.table = _with(catalog.table, "file_name", names)
-        if names is not given and locations.null_count:
+        if names is not given:
             catalog.table = _located(catalog.table, given, context.job)
             without = {NO_LOCATION: catalog.table["location"].null_count}
             catalog.notes = {text: n for text, n in (catalog.notes | without).items() if n}
@@ -161,20 +163,24 @@ def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
 
 
 def _located(table: pa.Table, given: pa.ChunkedArray, job: Job) -> pa.Table:
-    """Rows without a location whose file was found under another name get that of its path."""
+    """Rows whose file was found under another name get the location of its path, unless one was given."""
     if not isinstance(job.dataset, WithLocation):
         return table
     label = job.dataset.path_label if isinstance(job.dataset, WithLabel) else None
     find = location_finder(job.dataset.location, label)
-    is_new = pc.and_(table["location"].is_null(), pc.not_equal(table["file_name"], given))
-    found = [
-        find(name) if new else location
-        for name, new, location in zip(
-            *(column.to_pylist() for column in (table["file_name"], is_new, table["location"])), strict=True
-        )
-    ]
-    table = _with(table, "location", pa.chunked_array([found], pa.string()))
+    locations = table["location"].to_pylist()
+    names, before = table["file_name"].to_pylist(), given.to_pylist()
+    for row in np.flatnonzero(pc.not_equal(table["file_name"], given)).tolist():
+        found, was = find(names[row]), locations[row]
+        # Accents are encoded in locations as they were given (see `as_photos_have_it`).
+        if was in (None, find(before[row])) and (was is None or not found or _nfc(was) != _nfc(found)):
+            locations[row] = found
+    table = _with(table, "location", pa.chunked_array([locations], pa.string()))
     return table.take(pa.array(row_order(table)))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
@@ -24,19 +23,17 @@ from camtrap_batch.pipeline.lost import require_few_lost
 from camtrap_batch.pipeline.retries import FAILED, RETRY_FAILED, TRIES, Retries, read_failed
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
-from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
+from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id, shard_ids
 from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
+from camtrap_batch.stages.detect.marking import DETECTIONS, MOST_ON_DRIVER, SPOTS, mark_on_workers
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.stages.detect.trial import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.store.manifest import usable_rows
-from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import BOXES
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import plural
-
-REPEATS = Part("detections", 1, (TableSpec("detections", "each box that was found"),))
 
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
 _SENT = [*COLUMNS, "width", "height"]
@@ -56,7 +53,7 @@ class DetectStage(Stage):
     tables = (TableSpec("detected", "each usable image of the manifest"), TableSpec("boxes", "each box"))
     rows_of = "manifest"
     options = (RETRY_FAILED,)
-    parts = (PRECISION, REPEATS)
+    parts = (PRECISION, SPOTS, DETECTIONS)
 
     def applies(self, job: Job) -> bool:
         return job.detection is not None
@@ -87,7 +84,7 @@ class DetectStage(Stage):
         else:
             raise InputError(f"{key}: {type(detector).__name__} neither looks at pictures nor knows boxes")
         if not context.dry_run:
-            result.notes += _mark(context, settings, result)
+            result.notes += _mark(context, settings, detector)
         return result
 
 
@@ -233,7 +230,7 @@ def _workers(context: Context, settings: Detect, found: dict[str, Any] | None = 
     if settings.device == "auto" and found is not None and is_of_cpus(found):
         if context.executor().offers("GPU"):
             context.display.note(
-                "detect: on CPU workers, as this run was begun; detect.device: cuda does all images anew"
+                "detect: on CPU workers, as when this run was begun; detect.device: cuda redoes all images"
             )
         return "CPU"
     return choose_workers(context.executor(), settings.device, has_gpu, "detect.device")
@@ -246,31 +243,27 @@ def has_gpu() -> bool:
     return best_device() == "cuda"
 
 
-def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
+def _mark(context: Context, settings: Detect, detector: Detector) -> list[str]:
     """Make `detections`: the boxes, with the places where cameras repeat them. Returns notes for people."""
     run = context.run
     detected = run.snapshot("detected")
     repeat = [settings.repeat.frames, settings.repeat.iou, settings.threshold]
-    id_ = shard_id(REPEATS, detected.plan_id, *repeat)
+    id_ = shard_id(DETECTIONS, detected.plan_id, *repeat)
+    before = run.current("detections")
+    is_done = before is not None and before.inputs.get("shard") == id_  # by the driver, perhaps long ago
+    if isinstance(detector, PictureDetector) and run.snapshot("boxes").rows > MOST_ON_DRIVER and not is_done:
+        return mark_on_workers(context, settings, detected)
     notes: list[str] = []
 
     def make() -> Made:
         of_images = run.table("detected", detected.number).to_table(columns=["n_boxes"])
         boxes = run.table("boxes").to_table(columns=[name for name in BOXES.names if name != "label"])
         rows = usable_rows(run, ["image_id", "status", "location"])
-        repeats = mark_repeats(settings, rows, of_images["n_boxes"], boxes)
-        notes.extend(repeats.notes())
-        marked = boxes.append_column(
-            "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
-        )
-        meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}
-        return Made({"detections": marked}, meta)
+        marked = mark_repeats(settings, rows, of_images["n_boxes"], boxes)
+        notes.extend(marked.repeats.notes())
+        number = pa.array(marked.number, pa.int32(), mask=np.asarray(marked.number < 0))
+        meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **marked.repeats.meta()}}
+        return Made({"detections": boxes.append_column("repeat", number)}, meta)
 
-    do_on_driver(context, REPEATS, id_, make, inputs={"detected": detected.number})
+    do_on_driver(context, DETECTIONS, id_, make, inputs={"detected": detected.number})
     return notes
-
-
-def boxes_by_category(run: Run) -> dict[str, int]:
-    """Boxes that were found, by category."""
-    categories = run.table("detections").to_table(columns=["category"])["category"]
-    return {entry["values"]: entry["counts"] for entry in pc.value_counts(categories).to_pylist()}

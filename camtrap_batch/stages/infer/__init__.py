@@ -195,7 +195,7 @@ def _workers(context: Context, found: dict[str, Any] | None = None) -> Need:
     if context.job.infer.device == "auto" and found is not None and is_of_cpus(found):
         if context.executor().offers("GPU"):
             context.display.note(
-                "infer: on CPU workers, as this run was begun; infer.device: cuda does all images anew"
+                "infer: on CPU workers, as when this run was begun; infer.device: cuda redoes all images"
             )
         return "CPU"
     return choose_workers(context.executor(), context.job.infer.device, has_cuda, "infer.device")
@@ -273,8 +273,8 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     if known and foreign:
         some = ", ".join(map(repr, foreign[:3])) + (", ..." if len(foreign) > 3 else "")
         notes.append(
-            f"{len(foreign)} of the model's {len(info.classes)} classes are not categories of the data set: "
-            f"{some}"
+            f"{len(foreign)} of the model's {len(info.classes)} classes "
+            f"{'is not a category' if len(foreign) == 1 else 'are not categories'} of the data set: {some}"
         )
     if empty_class(job, info) not in info.classes:
         notes.append(

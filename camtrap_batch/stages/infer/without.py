@@ -66,7 +66,7 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
         except InputError:
             if not context.dry_run or run.current("detected") is not None:
                 raise
-            return StageResult("infer", notes=["how much that is can't be said before detect", *notes])
+            return StageResult("infer", notes=["how much there is to do can't be said before detect", *notes])
         inputs |= {name: run.snapshot(name).number for name in ("detected", "detections")}
     of = _LABELLED if results is not None else _UNLABELLED
     if results is None:

@@ -36,6 +36,7 @@ from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.review.boxes import Rest, scores_with_rest, settle_boxes, with_rest
 from camtrap_batch.review.sample import Draw, read_draws
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
 from camtrap_batch.stages.merge.corrected import with_corrected
@@ -69,6 +70,7 @@ from camtrap_batch.vocabulary import (
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
 _SHOWN = 5
+_OF_BOXES = "boxes-1"  # what people say of boxes speaks for these alone
 
 
 METRICS = Part("metrics", 1, (TableSpec("metrics", "each figure"),))
@@ -122,6 +124,7 @@ class _Sources:
     labels : whose count
     said : what people said of the usable images, as `events.human` wants it; None: nothing
     said_hash : of what they said
+    rest : usable images of which they only found boxes empty: what the others say
     draws : random samples, of which they may have reviewed some
     """
 
@@ -140,6 +143,7 @@ class _Sources:
     notes: list[str]
     said: pa.Table | None
     said_hash: list[str]
+    rest: dict[int, Rest]
     draws: list[Draw]
 
     @property
@@ -188,7 +192,9 @@ def _read_sources(context: Context) -> _Sources:
         settings |= RATES
     if labels != "machine":
         settings["labels"] = labels
-    said, said_hash = _said(context, labels, Names(empty, [*classes, *(name for _, name in categories)]))
+    said, said_hash, rest = _said(
+        context, labels, Names(empty, [*classes, *(name for _, name in categories)]), empty
+    )
     return _Sources(
         manifest=manifest,
         predictions=predictions,
@@ -205,6 +211,7 @@ def _read_sources(context: Context) -> _Sources:
         notes=notes,
         said=said,
         said_hash=said_hash,
+        rest=rest,
         draws=read_draws(run) if said_hash else [],
     )
 
@@ -232,8 +239,10 @@ def _locations(run: Run) -> pa.ChunkedArray:
     return run.table("manifest").to_table(columns=["location"])["location"]
 
 
-def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:
-    """What people said about the usable images, and hashes of it.
+def _said(
+    context: Context, labels: Labels, names: Names, empty: str
+) -> tuple[pa.Table | None, list[str], dict[int, Rest]]:
+    """What people said about the usable images, hashes of it, and what they left to other boxes.
 
     A correction replaces what the metadata say about its image.
     """
@@ -241,18 +250,24 @@ def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | No
     if not context.dry_run:
         fold(run)
     corrections = read_corrections(run)
-    told, hashes = None, []
+    told, hashes, rest = None, list[str](), dict[int, Rest]()
     if corrections.num_rows:
-        found = standing(corrections, usable_rows(run, ["image_id", "sha256", "status"]))
+        images = usable_rows(run, ["image_id", "sha256", "status"])
+        found = standing(corrections, images)
         if found.num_rows:
-            told, hashes = of_corrections(found), [digest(found["correction_id"].to_pylist())]
+            hashes = [digest(found["correction_id"].to_pylist())]
+            if pc.any(pc.equal(found["scope"], "box")).as_py():
+                hashes.append(_OF_BOXES)
+            settled = settle_boxes(run, found, images["image_id"], empty)
+            rest = settled.rest
+            told = of_corrections(settled.said) if settled.said.num_rows else None
     if labels != "machine":
         catalog = run.table("catalog", int(run.snapshot("manifest").inputs["catalog"]))
         rows = catalog.to_table(columns=["image_id", "labels", "labelled_by"])
         usable = usable_rows(run, ["image_id", "status"])["image_id"]
         # The manifest's plan, on which a result depends, also stands for what the catalog says.
         told = one_of_each(of_metadata(rows, usable, names), told)
-    return (told if told is not None and told.num_rows else None), hashes
+    return (told if told is not None and told.num_rows else None), hashes, rest
 
 
 def _id(sources: _Sources) -> str:
@@ -290,13 +305,13 @@ def _judge(context: Context, sources: _Sources) -> list[str]:
 def _merge(run: Run, sources: _Sources) -> Made:
     settings, predictions = sources.settings, sources.predictions
     empty = settings["empty"]
-    frames = usable_frames(run, predictions)
+    frames = with_rest(usable_frames(run, predictions), sources.rest)
     sequences = combine(
         frames,
         empty=empty,
         min_confidence=settings["min_confidence"],
         classes=sources.classes,
-        scores=lambda: _scores(run, predictions),
+        scores=lambda: scores_with_rest(_scores(run, predictions), sources.rest),
         # Labels of people alone are neither rolled up nor set aside.
         taxonomy=sources.taxonomy if sources.classes else None,
         species=sources.species if sources.classes else None,
@@ -458,6 +473,13 @@ def _labelled_undated(run: Run) -> str:
     )
 
 
+def _labels_in(run: Run) -> list[str]:
+    """The labels that images have."""
+    labels = {name for _, name in categories_of(run.snapshot("catalog").meta)}
+    labels.update(run.table("sequences").to_table(columns=["label"])["label"].drop_null().to_pylist())
+    return sorted(labels - {UNCERTAIN})
+
+
 def _notes(run: Run, sources: _Sources) -> list[str]:
     """Notes on the current tables, and on whatever is counted separately in them."""
     taxonomy, classes = sources.taxonomy, sources.classes
@@ -499,7 +521,9 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
-    notes += unused_lines(classes, taxonomy, sources.species) if classes else []
+    if taxonomy is not None or sources.species is not None:
+        known, where = (classes, "the model") if classes else (_labels_in(run), "the labels")
+        notes += unused_lines(known, taxonomy, sources.species, where)
     if sources.species is not None and (sources.species.regions or sources.species.by_location):
         cameras = run.table("locations").to_table(columns=["location"])["location"].drop_null()
         notes += unused_cameras(sources.species, cameras.to_pylist())

@@ -68,7 +68,7 @@ def with_corrected(
 def _named(
     found: Totals, labels: list[str], counted: pa.ChunkedArray, empty: str
 ) -> list[list[dict[str, object]]]:
-    """Of each location the species that were counted there, or are expected, those with most events first."""
+    """The species counted or expected at each location, those with the most events first."""
     number_of = {label: number for number, label in enumerate(labels)}
     told = []
     for row, events in enumerate(counted.to_pylist()):

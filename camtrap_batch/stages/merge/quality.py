@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints, encode, one_chunk
 from camtrap_batch.model.metrics import bootstrap
+from camtrap_batch.review.boxes import settle_boxes
 from camtrap_batch.review.sample import Draw, read_draws
 from camtrap_batch.store.corrections import read_corrections, standing
 from camtrap_batch.store.manifest import usable_rows
@@ -91,7 +92,7 @@ def _truth(run: Run, empty: str) -> dict[tuple[str, str], frozenset[str]]:
     if not corrections.num_rows:
         return {}
     images = usable_rows(run, ["image_id", "sha256", "status"])
-    said = standing(corrections, images)
+    said = settle_boxes(run, standing(corrections, images), images["image_id"], empty).said
     frames = run.table("frames").to_table(columns=["location", "seq_id"])
     row = said["row"].to_numpy()
     found: dict[tuple[str, str], set[str]] = {}

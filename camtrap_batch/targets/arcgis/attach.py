@@ -86,7 +86,7 @@ def photos_in(folder: Path) -> dict[str, list[Photo]]:
             found[camera.name] = list(photos.values())
     if not found:
         raise InputError(
-            f"{folder}: no photo in a folder of it (--folder); it should hold a folder for each camera, "
+            f"{folder}: none of its folders holds a photo (--folder); it should hold one for each camera, "
             "named by the object id of its feature, or by its location"
         )
     return found

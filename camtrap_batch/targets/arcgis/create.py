@@ -198,7 +198,7 @@ def _home(service: Service, job: str, key: str) -> tuple[str, list[dict[str, Any
         elif not content.is_service_name_available(title, "featureService"):
             raise InputError(
                 f"a service named {title} already exists, but is not among your items; give the URLs of "
-                f"its layers in {key}.cameras, {key}.events and {key}.photos, or name the job otherwise"
+                f"its layers in {key}.cameras, {key}.events and {key}.photos, or rename the job"
             )
         else:
             url = _make(content, title, job)

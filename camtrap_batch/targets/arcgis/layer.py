@@ -17,6 +17,7 @@ from camtrap_batch.portal.service import Service, Unknown, change_definition
 from camtrap_batch.targets.arcgis.definition import field_definition, kind_of
 from camtrap_batch.targets.base import JOB, LOCATION, LayerRows
 from camtrap_batch.targets.edits import STORED, row_hashes
+from camtrap_batch.vocabulary import plural
 
 _KEYS_AT_ONCE = 200
 _DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
@@ -298,10 +299,11 @@ class Sent:
             if field.name == self._layer.key:
                 raise InputError(
                     f"{self._layer.url}: field {field.name} holds {field.length} characters, and "
-                    f"{number:,} keys are longer"
+                    f"{plural(number, 'key is', 'keys are')} longer"
                 )
             self.notes.append(
-                f"{self._layer.url}: {number:,} texts are cut to {field.length} characters in {field.name}"
+                f"{self._layer.url}: {plural(number, 'text is', 'texts are')} cut to {field.length} "
+                f"characters in {field.name}"
             )
         return fitted
 
@@ -358,7 +360,7 @@ def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
         what = "a view" if about.get("isView") else "a layer"
         raise InputError(
             f"{url}: is {what} that shows only rows where {' '.join(query.split())[:200]}: rows that are "
-            "pushed could be hidden; push to the layer that it is a view of, or take its filter away"
+            "pushed could be hidden; push to the layer that it is a view of, or remove its filter"
         )
     ownership = about.get("ownershipBasedAccessControlForFeatures") or {}
     if ownership.get("allowOthersToQuery") is False and not service.owns(about.get("serviceItemId")):

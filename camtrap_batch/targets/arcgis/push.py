@@ -121,7 +121,7 @@ class LayerPush:
             refused = too_many_deleted(self._rows, plan, len(stored), self._wanted.most_deleted)
         elif stale:
             self.notes.append(
-                f"{self._rows.layer}: {len(stale):,} stale rows of this job; --prune deletes them"
+                f"{self._rows.layer}: {plural(len(stale), 'stale row')} of this job; delete with --prune"
             )
             edits = edits[len(stale) :]
         self._edits = [self._removal(row) for row in copies] + edits

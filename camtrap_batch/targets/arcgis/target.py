@@ -19,6 +19,7 @@ from camtrap_batch.targets.arcgis.items import ItemText, item_of, publish_map, r
 from camtrap_batch.targets.arcgis.push import LayerPush
 from camtrap_batch.targets.arcgis.section import ITEM, PublishArcGIS
 from camtrap_batch.targets.base import EDITS, LOCATION, LayerRows, Photo, Push, Wanted
+from camtrap_batch.vocabulary import plural
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,14 @@ class ArcGISTarget:
             if done.failed:
                 photo, why = next(iter(done.failed.items()))
                 raise StageError(
-                    f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}"
+                    f"publish: {plural(len(done.failed), 'best photo is', 'best photos are')} not attached: "
+                    f"{photo}: {why}"
                 )
             attached += done.attached
             wanted |= {photo.name for some in photos.values() for photo in some}
         gone = attacher.prune(ours, wanted)
         to = "" if layer == "cameras" else f" to {layer}"
-        return [f"{attached:,} best photos attached{to}, {gone:,} taken away"] if attached or gone else []
+        return [f"{attached:,} best photos attached{to}, {gone:,} removed"] if attached or gone else []
 
     def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """See `MakesLayers.create`; raises as `create_layers` does."""

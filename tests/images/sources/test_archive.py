@@ -215,7 +215,7 @@ def test_zip64_and_names_longer_than_usual(tmp_path: Path, monkeypatch: pytest.M
 
 def test_names_in_old_code_pages(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"caf_.jpg": b"1", "t__.jpg": b"2"})
-    # Without the flag for UTF-8: one name in cp437, one that is UTF-8 all the same.
+    # Without the flag for UTF-8: one name in cp437, one that is UTF-8 nevertheless.
     data = path.read_bytes().replace(b"caf_.jpg", b"caf\x82.jpg").replace(b"t__.jpg", "tü.jpg".encode())
     path.write_bytes(data)
     root = ImageRoot(str(path))

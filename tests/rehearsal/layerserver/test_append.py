@@ -99,7 +99,7 @@ def test_upsert_needs_a_unique_index(cameras: Any, open_layer: Any, service: str
 def test_rows_that_fail_are_counted_and_not_named(server: LayerServer, service: str, cameras: Any) -> None:
     done, status = append(cameras, camera("a"), camera("a"), camera("b"))
     assert (done, status["status"], status["recordCount"]) == (True, "Completed", 2)
-    assert "1 rows were refused" in status["messages"][0]
+    assert "1 row refused" in status["messages"][0]
     done, status = append(cameras, camera("c"), camera("a"), rollback=True)
     assert (done, status["status"], status["recordCount"]) == (False, "Failed", 0)
     assert [row["key"] for row in server.rows(0, service)] == ["a", "b"]
@@ -156,7 +156,7 @@ def test_a_job_that_ends_with_errors(server: LayerServer, service: str, gis: Any
     server.wait_for_jobs()
     status = gis.session.get(job, params={"f": "json"}).json()
     assert (status["status"], status["recordCount"]) == ("CompletedWithErrors", 2)
-    assert status["messages"] == ["1 rows were refused, the first one: not b"]
+    assert status["messages"] == ["1 row refused, the first one: not b"]
     assert [row["key"] for row in server.rows(0, service)] == ["a", "c"]
 
 

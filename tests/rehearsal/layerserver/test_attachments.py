@@ -162,4 +162,4 @@ def test_a_page_of_an_error_comes_as_the_photo(
     (info,) = cameras.attachments.get_list(two[0])
     server.faults.add("http", "attachment", status=404, times=2)  # once more, without its token
     (file,) = cameras.attachments.download(two[0], info["id"], save_path=str(tmp_path / "out"))
-    assert b"404" in Path(file).read_bytes()  # the client keeps it all the same
+    assert b"404" in Path(file).read_bytes()  # the client keeps it nevertheless

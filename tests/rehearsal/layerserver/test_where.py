@@ -114,7 +114,7 @@ def test_conditions(where: str, rows: list[int] | None) -> None:
         ("seen = 'yesterday'", "is no TIMESTAMP"),
         ("name LIKE 'a' ESCAPE 'bc'", "ESCAPE"),
         ("rowid = 1", "no field"),
-        ("(" * 60 + "n" + ")" * 60 + " = 1", "too many brackets"),
+        ("(" * 60 + "n" + ")" * 60 + " = 1", "nested too deeply"),
     ],
 )
 def test_what_is_refused(where: str, reason: str) -> None:

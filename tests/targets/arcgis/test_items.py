@@ -95,7 +95,7 @@ def test_layers_of_one_service_are_related(gis: Any, job: str) -> None:
 
 
 def test_a_portal_that_does_not_relate_layers(gis: Any, job: str, server: LayerServer) -> None:
-    """Layers are made all the same, and the reason is told; a later call goes on."""
+    """Layers are made nevertheless, and the reason is given; a later call goes on."""
     service = Service(gis)
     server.faults.add("error", "addToDefinition", nth=7, times=2, code=400, message="no relationships here")
     try:

@@ -218,6 +218,6 @@ def test_a_text_that_is_too_long_is_cut_and_said(make_bench: Any) -> None:
     long = rows.columns.set_column(2, "label", labels)
     rows = LayerRows("events", "event_id", long, rows.longitude, rows.latitude)
     push = bench.target().push([rows])
-    assert "1 texts are cut to 255 characters in label" in " ".join(push.notes)
+    assert "1 text is cut to 255 characters in label" in " ".join(push.notes)
     assert [len(row["label"]) for row in bench.rows()] == [255, 255, 1]
     assert bench.target().push([rows]).edits.num_rows == 0
