@@ -17,7 +17,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -78,7 +78,7 @@ class Detections:
     n_repeated : number of files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> number of its boxes, which are not detections
     species : the classifier's names for what it has seen
-    made_by : the classifier, as the results name it
+    made_by, detector : the classifier and the detector, as the results name them
     videos : file_name of a video -> which of its frames were examined, and the frame of each box
     """
 
@@ -89,6 +89,7 @@ class Detections:
     species: tuple[str, ...] = ()
     made_by: str | None = None
     videos: Mapping[str, LookedAt] = field(default_factory=dict)
+    detector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class _Prediction(msgspec.Struct, gc=False):
 class _Info(msgspec.Struct):
     format_version: str | float | None = None
     classifier: str | None = None
+    detector: Any = None
 
 
 class _Either(msgspec.Struct):
@@ -322,7 +324,9 @@ def _of_megadetector(content: _File, where: str) -> Detections:
             boxes = [box for box in boxes or () if str(box.category) not in unknown]
         columns.add(image.file, boxes, said, whole, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
-    return columns.detections(where, content.info.classifier)
+    name = content.info.detector
+    found = columns.detections(where, content.info.classifier)
+    return replace(found, detector=name if isinstance(name, str) and name else None)
 
 
 def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
@@ -634,6 +638,7 @@ class ResultsDetector:
             "entries_of_other_images": others,
             "entries_twice": n_repeated,
             "unlisted": dict(found.unlisted),
+            **({"detector": found.detector} if found.detector else {}),
         }
         why = pc.if_else(is_failed, "unreadable", "no_result")
         why = pc.if_else(

@@ -88,6 +88,10 @@ def _detector(images: Images) -> str:
     settings = images.run.job.detection[0] if images.has_boxes and images.run.job.detection else None
     if settings is None:
         return "camtrap-batch, whole frames"
+    detected = images.run.current("detected")
+    found = detected.meta.get("found", {}) if detected is not None else {}
+    if settings.results is not None and found.get("detector"):
+        return str(found["detector"])
     return redacted(str(settings.model or settings.results)).replace("\\", "/").rpartition("/")[2]
 
 

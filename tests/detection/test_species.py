@@ -280,14 +280,17 @@ def test_what_is_exported_is_read_back(tmp_path: Path, name: str) -> None:
     assert boxes[0] == boxes[1]
 
 
-def test_exports_name_the_classifier(tmp_path: Path) -> None:
+def test_exports_name_classifier_and_detector(tmp_path: Path) -> None:
     from support_exports import export, images_of
 
     images = [{"file": "a.jpg", "detections": [{**BOX, "classifications": [["0", 0.9]]}]}]
-    job = job_of(tmp_path, md(images), ["a"])
+    results = md(images)
+    results["info"]["detector"] = "md_v5a.0.1.pt"
+    job = job_of(tmp_path, results, ["a"])
     export(images_of(open_run(job)), "md-json", tmp_path / "md.json")
     content = json.loads((tmp_path / "md.json").read_text())
     assert content["info"]["classifier"] == "an ensemble 1.2"
+    assert content["info"]["detector"] == "md_v5a.0.1.pt"
     classes = content["classification_categories"]
     (box,) = content["images"][0]["detections"]
     assert (classes[box["classifications"][0][0]], box["conf"]) == ("lion", 0.9)
