@@ -21,8 +21,9 @@ from camtrap_batch.detection.base import meaning
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job.results import PeopleShown
 from camtrap_batch.store.corrections import read_corrections, standing
+from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import PERSONS
+from camtrap_batch.vocabulary import PEOPLE, PERSONS
 
 LEAST = 0.05
 """Minimum confidence for a box of a person here: far below that for a detection."""
@@ -108,8 +109,28 @@ def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = 
     return People(shown, found)
 
 
+def people_in(merged: MergeResult) -> pa.Array:
+    """Ids of the images that a label says show people or their vehicles: what is left out where people are.
+
+    The label may be of the image, its sequence or the metadata, by a person or a machine.
+    """
+    manifest = merged.run.snapshot("manifest", int(merged.snapshot.inputs["manifest"]))
+    catalog = merged.run.table("catalog", int(manifest.inputs["catalog"]))
+    said, guessed = labelled_people(
+        merged.table("frames").to_table(columns=LABELLED["frames"]),
+        merged.table("predictions").to_table(columns=LABELLED["predictions"]),
+        catalog.to_table(columns=LABELLED["catalog"]),
+        names=PEOPLE,
+    )
+    return pa.array(sorted(said | guessed), pa.string())
+
+
 def labelled_people(
-    frames: pa.Table | None, predictions: pa.Table | None, catalog: pa.Table | None
+    frames: pa.Table | None,
+    predictions: pa.Table | None,
+    catalog: pa.Table | None,
+    *,
+    names: Sequence[str] = PERSONS,
 ) -> tuple[set[str], set[str]]:
     """Ids of images labelled as a person: by people, or through an image's sequence; and by a machine.
 
@@ -118,19 +139,20 @@ def labelled_people(
     frames : image_id, label and more of that table; None: the table does not exist
     predictions : image_id and label
     catalog : image_id, labels and labelled_by
+    names : labels, in lower case, that mean it
     """
     said: set[str] = set()
     guessed: set[str] = set()
     if frames is not None:
-        said.update(frames["image_id"].filter(_is_person(frames["label"])).to_pylist())
-        said.update(_with_people(frames["image_id"], one_chunk(frames["more"]), "label"))
+        said.update(frames["image_id"].filter(_is_person(frames["label"], names)).to_pylist())
+        said.update(_with_people(frames["image_id"], one_chunk(frames["more"]), "label", names))
     if predictions is not None:
-        guessed.update(predictions["image_id"].filter(_is_person(predictions["label"])).to_pylist())
+        guessed.update(predictions["image_id"].filter(_is_person(predictions["label"], names)).to_pylist())
     if catalog is not None:
         told = catalog.filter(catalog["labelled_by"].is_null())
-        said.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name"))
+        said.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name", names))
         told = catalog.filter(catalog["labelled_by"].is_valid())
-        guessed.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name"))
+        guessed.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name", names))
     return said, guessed
 
 
@@ -201,11 +223,11 @@ def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
     return said | guessed
 
 
-def _with_people(ids: pa.ChunkedArray, labels: pa.Array, name: str) -> list[str]:
+def _with_people(ids: pa.ChunkedArray, labels: pa.Array, name: str, names: Sequence[str]) -> list[str]:
     """Those of the images with a person among their labels, which are a list of structures."""
     if not len(labels):
         return []
-    is_person = _is_person(pc.struct_field(pc.list_flatten(labels), name))
+    is_person = _is_person(pc.struct_field(pc.list_flatten(labels), name), names)
     found: list[str] = ids.take(pc.list_parent_indices(labels).filter(is_person)).to_pylist()
     return found
 
@@ -215,5 +237,7 @@ def is_person(label: str | None) -> bool:
     return label is not None and label.lower() in PERSONS
 
 
-def _is_person(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return pc.fill_null(pc.is_in(pc.utf8_lower(labels.cast(pa.string())), pa.array(PERSONS)), False)
+def _is_person(
+    labels: pa.Array | pa.ChunkedArray, names: Sequence[str] = PERSONS
+) -> pa.Array | pa.ChunkedArray:
+    return pc.fill_null(pc.is_in(pc.utf8_lower(labels.cast(pa.string())), pa.array(names)), False)

@@ -25,6 +25,8 @@ _RULES = {
 
 def find_causes(before: MergeResult, after: MergeResult) -> list[str]:
     """Sentences for people, the most likely cause first; at least one."""
+    if before.snapshot.number == after.snapshot.number:
+        return ["Nothing: both are the same result."]
     run = after.run
     predictions = [_predictions(run, merged) for merged in (before, after)]
     found = [

@@ -363,8 +363,9 @@ def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Int
 
 
 def shows_people(images: Images, block: Block) -> Bools:
-    """Whether an image's label, or a box in it that counts, is of people or their vehicles."""
-    found = pc.fill_null(pc.is_in(pc.utf8_lower(block.label), pa.array(PEOPLE)), False)
+    """Whether a label of an image (see `people_in`), or a box in it that counts, is of people or their
+    vehicles."""
+    found = pc.is_in(block.rows["image_id"], images.people)
     shown = np.array(found.to_numpy(zero_copy_only=False), bool)
     for row, boxes in block.boxes.items():
         if any(str(box["label"]).casefold() in PEOPLE for box in images.counting(boxes)):
@@ -423,7 +424,8 @@ class _Given:
     def __init__(self, deployments: pa.Table) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {}
         for row in as_rows(deployments):
-            if row["source"] != FROM_IMAGES and None not in (row["start"], row["end"]):
+            is_recorded = row["source"] != FROM_IMAGES or row.get("known") is not None
+            if is_recorded and None not in (row["start"], row["end"]):
                 day = str(np.datetime64(row["start"], "us").astype("datetime64[D]"))
                 parts = (row["location"], row["camera"], day)
                 row["name"] = row["deployment"] or "-".join(part for part in parts if part)
@@ -800,7 +802,9 @@ def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str
     """What observations say about a machine's labels."""
     kind = _kinds(images, label)
     by_machine = pc.is_valid(label)
-    made = utc(images.snapshot.created)
+    made = pa.scalar(utc(images.snapshot.created), pa.string())
+    if images.is_by_metadata:  # which do not say when a machine said it
+        made = pa.scalar(None, pa.string())
     return {
         "observationType": kind,
         "scientificName": if_else(pc.equal(kind, "animal"), label, None),

@@ -29,7 +29,7 @@ from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.survey.grid import snap
 from camtrap_batch.survey.places import uncertainty_m
-from camtrap_batch.vocabulary import USABLE
+from camtrap_batch.vocabulary import NO_MODEL, USABLE
 
 _OURS = r"^(media|box:\d+|event):"
 """Prefix of the ids of observations that we add; their `classifiedBy` is a model id."""
@@ -140,6 +140,8 @@ def _add_ours(
     events = ours.EventTimes(images.events.num_rows)
     by_people = ours.People(images)
     taxa: set[str] = set()
+    # Without a model and boxes, what a machine says is the package's own.
+    is_new = images.has_boxes or not (images.is_by_metadata or images.model_id == NO_MODEL)
     for block in images.blocks(list(ours.FROM_MANIFEST), boxes=images.has_boxes):
         is_known = pc.is_in(block.rows["image_id"], ids)
         if not pc.all(is_known).as_py():
@@ -163,6 +165,8 @@ def _add_ours(
         seen = ours.seen(images, block, np.flatnonzero(is_in))
         # What people say in the package is already in it.
         seen = seen.filter(pc.invert(seen["is_human"]))
+        if not is_new:
+            seen = seen.slice(0, 0)
         events.observed(images, seen, said, number, rows)
         table = ours.of_media(images, rows, deployments.ids(number), seen)
         told = ours.of_people(images, rows, deployments.ids(number), *said)
@@ -172,18 +176,22 @@ def _add_ours(
             observations.write(made)
         written.notes["observations added, of media"] += table.num_rows
         written.notes[ours.BY_PEOPLE] += told.num_rows
-    is_ours = ~_of_package(images.events)
+    is_ours = ~_of_package(images.events, with_machine=not is_new)
     return taxa | ours.write_events(
         images, events, deployments, observations, unlisted, written, known, is_ours=is_ours
     )
 
 
-def _of_package(events: pa.Table) -> Bools:
-    """Whether events are what people say in the package: nobody gave their labels here."""
+def _of_package(events: pa.Table, *, with_machine: bool) -> Bools:
+    """Whether events are what people say in the package: nobody gave their labels here.
+
+    `with_machine`: those of a machine are the package's, too.
+    """
     if "classified_at" not in events.column_names:
-        return np.zeros(events.num_rows, bool)
+        return np.full(events.num_rows, with_machine)
     is_human = pc.fill_null(pc.equal(events["label_source"], "human"), False)
-    return np.asarray(pc.and_(is_human, pc.is_null(events["classified_at"])).to_numpy(), bool)
+    is_told = pc.or_(is_human, pa.scalar(with_machine))
+    return np.asarray(pc.and_(is_told, pc.is_null(events["classified_at"])).to_numpy(), bool)
 
 
 class _Deployments:
@@ -216,23 +224,28 @@ def _of_source(table: pa.Table, people: pa.Array, rules: ours.Rules, written: Wr
     written.notes["observations of an earlier export, which today's replace"] = pc.sum(is_ours).as_py() or 0
     table = table.filter(pc.invert(is_ours))
     if rules.without_people:
-        is_human = pc.fill_null(pc.equal(table["observationType"], "human"), False)
-        table = _without(table.filter(pc.invert(is_human)), "mediaID", people)
+        table = _without(table.filter(pc.invert(_is_people(table))), "mediaID", people)
     return table
 
 
 def _with_people(images: Images, tables: dict[str, pa.Table]) -> pa.Array:
-    """Ids of media that show people, as the package's observations or the model say."""
+    """Ids of media that show people or their vehicles, as the package's observations or the model say."""
     observations = tables["observations"]
-    is_human = pc.fill_null(pc.equal(observations["observationType"], "human"), False)
-    found = set(observations.filter(is_human)["mediaID"].drop_null().to_pylist())
+    is_people = _is_people(observations)
+    found = set(observations.filter(is_people)["mediaID"].drop_null().to_pylist())
     # An observation of an event is of all its media.
-    events = observations.filter(is_human)["eventID"].drop_null()
+    events = observations.filter(is_people)["eventID"].drop_null()
     of_events = pc.is_in(observations["eventID"], events.combine_chunks())
     found |= set(observations.filter(of_events)["mediaID"].drop_null().to_pylist()) if len(events) else set()
     for block in images.blocks(["image_id"], boxes=images.has_boxes):
         found |= set(block.rows["image_id"].filter(pa.array(ours.shows_people(images, block))).to_pylist())
     return pa.array(sorted(found), pa.string())
+
+
+def _is_people(observations: pa.Table) -> pa.ChunkedArray:
+    """Whether each is of people or their vehicles."""
+    kinds = pa.array(["human", "vehicle"])
+    return pc.fill_null(pc.is_in(observations["observationType"].cast(pa.string()), kinds), False)
 
 
 def _without(table: pa.Table, column: str, values: pa.Array) -> pa.Table:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints
+from camtrap_batch.detection.people import people_in
 from camtrap_batch.errors import InputError, Interrupted
 from camtrap_batch.events.codes import Bools, Floats
 from camtrap_batch.model.info import CARD, parse_info
@@ -32,7 +33,7 @@ from camtrap_batch.store.schemas import FRAMES
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
 from camtrap_batch.survey.places import Sensitive, Shown, sensitive_of, shown_locations
-from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, NO_MODEL, PEOPLE, USABLE
+from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, FROM_METADATA, NO_MODEL, PEOPLE, USABLE
 
 BLOCK = 16_384
 """Rows read and written at a time."""
@@ -177,6 +178,7 @@ class Images:
         model = str(self.snapshot.inputs["model"])
         self.made_by: str | None = self.snapshot.meta.get("made_by")
         self.model_id = self.made_by or model
+        self.is_by_metadata = bool(self.snapshot.meta.get(FROM_METADATA))
         self._merged = source.merged
         self._empty = {source.empty(run) if empty is None else empty, EMPTY}
         self._stop = stop or threading.Event()
@@ -234,6 +236,11 @@ class Images:
     @cached_property
     def events(self) -> pa.Table:
         return self.merged.table("events").to_table()
+
+    @cached_property
+    def people(self) -> pa.Array:
+        """Ids of the images of which a label says that they show people or their vehicles."""
+        return people_in(self.merged)
 
     @property
     def locations(self) -> pa.Table:

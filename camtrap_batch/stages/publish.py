@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import if_else
-from camtrap_batch.detection.people import SURE, find_people
+from camtrap_batch.detection.people import SURE, find_people, people_in
 from camtrap_batch.errors import (
     CamtrapError,
     Damaged,
@@ -226,9 +226,8 @@ def _shown_events(merged: MergeResult) -> pa.Table:
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
     if merged.run.job.publish.is_public:
-        frames = merged.table("frames").to_table(columns=["image_id", "label"])
-        predictions = merged.table("predictions").to_table(columns=["label"])
-        people = frames["image_id"].filter(_shows_people(merged, frames, predictions))
+        frames = merged.table("frames").to_table(columns=["image_id"])
+        people = frames["image_id"].filter(_shows_people(merged, frames))
         is_shown = pc.invert(pc.is_in(events["best_image_id"], people.combine_chunks()))
         events = events.filter(pc.and_(is_shown, pc.invert(is_people(events["label"]))))
     is_known = pc.and_(events["location"].is_valid(), events["best_image_id"].is_valid())
@@ -328,7 +327,7 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
         locations = without_people(shown.locations, events, rated)
         is_shown = pc.invert(is_people(events["label"]))
         events, of_event = events.filter(is_shown), of_event.filter(is_shown)
-        is_shown = pc.invert(_shows_people(merged, frames, predictions))
+        is_shown = pc.invert(_shows_people(merged, frames))
         table, offset = table.filter(is_shown), offset.filter(is_shown)
     return [
         replace(camera_rows(locations, job=job), utc_offset=of_location),
@@ -359,13 +358,9 @@ def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> 
     return made
 
 
-def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
-    """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
-    shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
-    if "more" in frames.column_names and frames["more"].null_count < frames.num_rows:
-        more = frames["more"].combine_chunks()
-        of = pc.list_parent_indices(more).filter(is_people(pc.list_flatten(more).field("label")))
-        shows = pc.or_(shows, pc.is_in(frames["image_id"], frames["image_id"].take(of).combine_chunks()))
+def _shows_people(merged: MergeResult, frames: pa.Table) -> pa.ChunkedArray:
+    """Whether each usable image shows people: by a label (see `people_in`), or a box of a detector."""
+    shows = pc.is_in(frames["image_id"], people_in(merged))
     if merged.run.current("detections") is None:
         return shows
     boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])

@@ -62,7 +62,11 @@ def _flat(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return column.cast(kind)
     import json
 
-    texts = (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
+    # Times inside lists, such as outages, have the form that they have in a column.
+    texts = (
+        None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+        for value in column.to_pylist()
+    )
     return pa.array(texts, pa.string())
 
 

@@ -595,6 +595,12 @@ DEPLOYMENTS = _schema(
     ("n_images", pa.int32(), "usable images from start to end"),
     ("outages", pa.list_(_SPAN), "when it did not work, within the deployment"),
     ("checks", pa.list_(pa.string()), "what looks wrong with it, for people; empty if nothing does"),
+    (
+        "known",
+        pa.string(),
+        "start or end, if that is recorded and the other is an image's; otherwise null",
+    ),
+    later=("known",),
 )
 
 LEDGER = _schema(

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.clocks import NO_TIME, elapsed, elapsed_bounds, microseconds
+from camtrap_batch.codes import Ints
 from camtrap_batch.events.codes import Bools, encode_locations
 from camtrap_batch.store.schemas import FINDINGS
-from camtrap_batch.survey.effort import DAY, FROM_IMAGES, SILENCE_DAYS, as_rows, bounds
+from camtrap_batch.survey.effort import DAY, FROM_IMAGES, SILENCE_DAYS, as_rows, bounds, last_moments
 from camtrap_batch.vocabulary import plural
 
-FROM_MANIFEST = ("location", "datetime", "utc_offset_minutes", "is_night")
+FROM_MANIFEST = ("location", "datetime", "utc_offset_minutes", "date_only", "is_night")
 """Columns of the manifest that checks need."""
 
 FEWEST_FOR_NIGHT = 50
@@ -111,6 +112,7 @@ class _Photos:
         used = np.flatnonzero(time != NO_TIME)
         self.row = used[np.lexsort((moment[used], location[used]))]
         self.time, self.moment, self._location = time[self.row], moment[self.row], location[self.row]
+        self.last = last_moments(images, moment)[self.row]
         night = images["is_night"].combine_chunks()
         self.is_night = night.fill_null(False).to_numpy(zero_copy_only=False)[self.row]
         self.is_known = night.is_valid().to_numpy(zero_copy_only=False)[self.row]
@@ -129,10 +131,11 @@ class _Photos:
         here = self.of(location)
         return elapsed_bounds(span, self.time[here], self.moment[here])
 
-    def within(self, location: str, start: int, end: int) -> slice:
+    def within(self, location: str, start: int, end: int) -> Ints:
+        """Those that may have been taken from `start` until before `end`."""
         here = self.of(location)
-        first, last = np.searchsorted(self.moment[here], self.moments(location, (start, end)))
-        return slice(here.start + int(first), here.start + int(last))
+        early, late = self.moments(location, (start, end))
+        return np.arange(here.start, here.stop)[(self.last[here] >= early) & (self.moment[here] < late)]
 
 
 def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]:
@@ -146,9 +149,10 @@ def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]
             continue
         here = photos.of(location)
         times, moments = photos.time[here], photos.moment[here]
+        is_date = photos.last[here] > moments
         edges = np.array([photos.moments(location, bounds(*span)) for span in spans], np.int64)
         # Distance of each photo from each deployment, 0 within it.
-        before = edges[:, :1] - moments[None, :]
+        before = edges[:, :1] - photos.last[here][None, :]
         after = moments[None, :] - edges[:, 1:] + 1
         distance = np.maximum(np.maximum(before, after), 0)
         nearest = distance.argmin(axis=0)
@@ -165,7 +169,7 @@ def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]
                 numbers[which],
                 int(photos.row[here.start + number]),
                 -1,
-                f"{_text(int(times[number]))}: {side}, of the deployment",
+                f"{_text(int(times[number]), is_date=bool(is_date[number]))}: {side}, of the deployment",
             )
 
 
@@ -224,7 +228,7 @@ def _of_one(number: int, row: dict[str, Any], photos: _Photos) -> Iterator[Check
             )
 
 
-def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) -> Iterator[Check]:
+def _silences(number: int, row: dict[str, Any], photos: _Photos, here: Ints) -> Iterator[Check]:
     """Periods without a photo, apart from outages."""
     times, moments = photos.time[here], photos.moment[here]
     if row["source"] != FROM_IMAGES:
@@ -259,5 +263,6 @@ def _is_new_year(time: int) -> bool:
     return bool(moment - moment.astype("datetime64[Y]") < np.timedelta64(1, "h"))
 
 
-def _text(time: int) -> str:
-    return str(np.datetime64(time, "us").astype("datetime64[m]")).replace("T", " ")
+def _text(time: int, *, is_date: bool = False) -> str:
+    kind = "datetime64[D]" if is_date else "datetime64[m]"
+    return str(np.datetime64(time, "us").astype(kind)).replace("T", " ")

@@ -10,7 +10,7 @@ time counts once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +33,10 @@ information, it is assumed to have been away."""
 
 FROM_IMAGES = "images"
 
+HALF_KNOWN = {"half_known": "exact"}
+"""Says, in the meta of a result of `merge` with deployments of which only start or end is recorded, that this
+one counts as it is; in results of older versions its whole day counts."""
+
 RATES = {"rates": "within deployments"}
 """Says, in the meta of a result of `merge`, that its `detections_per_100_days` leave out events that began
 when no camera worked according to its deployments; results of older versions count all events."""
@@ -52,6 +56,7 @@ class Period(NamedTuple):
     start: int
     end: int
     source: str
+    known: str | None = None
 
 
 EFFORT = pa.schema([("location", pa.string()), ("days", pa.float64()), ("source", pa.string())])
@@ -67,7 +72,7 @@ def make_deployments(
     Parameters
     ----------
     images
-        Usable images: location, deployment, datetime, and utc_offset_minutes if it is known.
+        Usable images: location, deployment, datetime, and utc_offset_minutes and date_only if they are known.
     periods
         catalog.cameras.PERIODS: what metadata or the camera table say. Times with an offset are converted to
         the images' clock, if that is known.
@@ -105,9 +110,10 @@ def make_deployments(
             "source": period.source,
             "n_images": photos.count(period),
             "outages": [],
+            "known": period.known,
         }
         if NO_TIME not in (period.start, period.end):
-            span = whole_days(period.start, period.end) if period.source == FROM_IMAGES else period[3:5]
+            span = span_of(row)
             off = [
                 clipped
                 for of, times in breaks.get(period.location, [])
@@ -160,9 +166,7 @@ def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, 
         if row["start"] is None or row["end"] is None:
             continue
         camera = (row["location"], row["camera"])
-        times = (row["start"], row["end"])
-        span = whole_days(*times) if row["source"] == FROM_IMAGES else times
-        by_camera.setdefault(camera, []).append(span)
+        by_camera.setdefault(camera, []).append(span_of(row))
         off.setdefault(camera, []).extend((gap["start"], gap["end"]) for gap in row["outages"] or ())
     found: dict[str, list[Span]] = {}
     for camera, spans in by_camera.items():
@@ -182,8 +186,7 @@ def watched_events(events: pa.Table, deployments: pa.Table) -> Bools:
     deployments : as the table `deployments`; at locations about which nothing is known, no event did
     """
     start = microseconds(events["start"])
-    until = start + np.where(flags(events, "date_only"), DAY - 1, 0)
-    return is_watched(events["location"].to_pylist(), start, until, deployments)
+    return is_watched(events["location"].to_pylist(), start, last_moments(events, start), deployments)
 
 
 def rated_events(events: pa.Table, deployments: pa.Table) -> Bools:
@@ -219,10 +222,18 @@ def is_watched(location: Sequence[str], start: Ints, end: Ints, deployments: pa.
     return found
 
 
-def whole_days(start: int, end: int) -> Span:
-    """From the midnight before the first photo to the one after the last, so that each of their dates is a
-    day."""
-    return start // DAY * DAY, (end // DAY + 1) * DAY
+def span_of(row: Mapping[str, Any]) -> Span:
+    """When the camera of a row of `deployments` stood there, in microseconds.
+
+    Where that is known from photos alone, from the midnight before the first to the one after the last, so
+    that each of their dates is a day.
+    """
+    start, end = row["start"], row["end"]
+    if row["source"] == FROM_IMAGES:
+        known = row.get("known")
+        start = start if known == "start" else start // DAY * DAY
+        end = end if known == "end" else (end // DAY + 1) * DAY
+    return start, end
 
 
 def bounds(start: int, end: int) -> Span:
@@ -232,6 +243,17 @@ def bounds(start: int, end: int) -> Span:
     """
     noon = DAY // 2
     return start - noon * (start % DAY == noon), end + 1 + noon * (end % DAY == noon)
+
+
+def last_moments(images: pa.Table, moment: Ints) -> Ints:
+    """The last moment at which each image may have been taken: without a time of day, that of its date.
+
+    Parameters
+    ----------
+    images : date_only, where it is known
+    moment : (n,) microseconds when each was taken, midnight for a date
+    """
+    return moment + np.where(flags(images, "date_only"), DAY - 1, 0)
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
@@ -275,12 +297,16 @@ def _completed(given: Sequence[Period], photos: _Photos, notes: Counter[str]) ->
         if NO_TIME not in (period.start, period.end):
             yield period
             continue
-        first, last = photos.ends(_between(period, by_camera[period.location, period.camera]))
+        first, last = photos.ends(period, _between(period, by_camera[period.location, period.camera]))
         if first != NO_TIME:
             notes["deployments without a start or an end, which is that of their first or last image"] += 1
             start = first if period.start == NO_TIME else period.start
             end = last if period.end == NO_TIME else period.end
-            yield period._replace(start=start, end=max(start, end), source=FROM_IMAGES)
+            known = "end" if period.start == NO_TIME else "start"
+            is_one_known = (period.start == NO_TIME) != (period.end == NO_TIME)
+            yield period._replace(
+                start=start, end=max(start, end), source=FROM_IMAGES, known=known if is_one_known else None
+            )
         else:
             notes[
                 "deployments without a start or an end, and without an image: their days are not known"
@@ -332,6 +358,7 @@ class _Photos:
         order = used[np.lexsort((moment[used], deployment[used], location[used]))]
         self._time, self._moment, self._location = time[order], moment[order], location[order]
         self._deployment = deployment[order]
+        self._last = last_moments(images, moment)[order]
         self._code = {name: number for number, name in enumerate(self.names)}
         self._code_of_id = {name: number for number, name in enumerate(self._ids)}
         self._offsets = _offsets(images, location, deployment)
@@ -361,15 +388,21 @@ class _Photos:
                     FROM_IMAGES,
                 )
 
-    def ends(self, period: Period) -> Span:
-        """First and last photo that may be of a period; NO_TIME if there is none."""
-        times, moments = self.times(period)
-        early, late = elapsed_bounds((period.start, period.end), times, moments)
+    def ends(self, period: Period, within: Period) -> Span:
+        """First and last photo that may be of a period; NO_TIME if there is none.
+
+        `within`: the period, with open ends where its neighbours begin and end.
+        """
+        times, moments, lasts = self.times(period)
+        first, last = bounds(period.start, period.end)
+        begin = within.start if period.start == NO_TIME else first
+        end = within.end + (within.end != NO_TIME) if period.end == NO_TIME else last
+        early, late = elapsed_bounds((begin, end), times, moments)
         is_in = np.ones(len(times), np.bool_)
-        if period.start != NO_TIME:
-            is_in &= moments >= early
-        if period.end != NO_TIME:
-            is_in &= moments <= late
+        if begin != NO_TIME:
+            is_in &= lasts >= early
+        if end != NO_TIME:
+            is_in &= moments < late
         times = times[is_in]
         return (int(times[0]), int(times[-1])) if len(times) else (NO_TIME, NO_TIME)
 
@@ -377,18 +410,16 @@ class _Photos:
         """Photos within a period, of its location, or of its deployment if photos name one."""
         if NO_TIME in (period.start, period.end):
             return 0
-        times, moments = self.times(period)
-        first, last = np.searchsorted(
-            moments, elapsed_bounds(bounds(period.start, period.end), times, moments)
-        )
-        return int(last - first)
+        times, moments, lasts = self.times(period)
+        early, late = elapsed_bounds(bounds(period.start, period.end), times, moments)
+        return int(((lasts >= early) & (moments < late)).sum())
 
-    def times(self, period: Period) -> tuple[Ints, Ints]:
+    def times(self, period: Period) -> tuple[Ints, Ints, Ints]:
         """Photos of a period's deployment, or of its location if no photo names the deployment: by the clock,
-        and by the time that really passed; the earliest first."""
+        and by the time that really passed, the earliest first; and its last moment, see `last_moments`."""
         code = self._code.get(period.location)
         if code is None:
-            return self._time[:0], self._moment[:0]
+            return self._time[:0], self._moment[:0], self._last[:0]
         first, last = np.searchsorted(self._location, (code, code + 1))
         if period.deployment is not None and period.deployment in self._code_of_id:
             of = self._code_of_id[period.deployment]
@@ -396,9 +427,9 @@ class _Photos:
             begin, end = np.searchsorted(here, (of, of + 1))
             if end > begin:
                 own = slice(first + begin, first + end)
-                return self._time[own], self._moment[own]
+                return self._time[own], self._moment[own], self._last[own]
         order = first + np.argsort(self._moment[first:last], kind="stable")
-        return self._time[order], self._moment[order]
+        return self._time[order], self._moment[order], self._last[order]
 
     def offset(self, location: str, deployment: str | None) -> int | None:
         """What the clock of most photos showed, in minutes east of UTC; None if unknown."""
@@ -493,6 +524,6 @@ __all__ = [
     "make_deployments",
     "timestamps",
     "union",
-    "whole_days",
+    "span_of",
     "working",
 ]

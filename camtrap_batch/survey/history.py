@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from camtrap_batch.clocks import microseconds
 from camtrap_batch.codes import encode, one_chunk
 from camtrap_batch.errors import InputError
-from camtrap_batch.survey.effort import DAY, FROM_IMAGES, Counting, Span, as_rows, whole_days, working
+from camtrap_batch.survey.effort import DAY, Counting, Span, as_rows, span_of, working
 
 Values = Literal["presence", "events", "individuals"]
 
@@ -179,9 +179,7 @@ def _stood(deployments: pa.Table) -> dict[str, Span]:
     for row in as_rows(deployments):
         if row["start"] is None or row["end"] is None:
             continue
-        start, end = row["start"], row["end"]
-        if row["source"] == FROM_IMAGES:
-            start, end = whole_days(start, end)
+        start, end = span_of(row)
         first, last = found.get(row["location"], (start, end))
         found[row["location"]] = (min(first, start), max(last, end))
     return found

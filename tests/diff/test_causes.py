@@ -33,6 +33,10 @@ def causes(job: Path) -> list[str]:
     return find_causes(*read_sides(open_run(job), None, None))
 
 
+def test_a_result_beside_itself(job: Path) -> None:
+    assert find_causes(*read_sides(open_run(job), 1, 1)) == ["Nothing: both are the same result."]
+
+
 def test_a_rule(job: Path) -> None:
     run_on_driver(job, "merge", "events.gap_min=5")
     assert causes(job) == ["events.gap_min: 30 before, 5 after."]

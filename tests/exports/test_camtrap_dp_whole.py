@@ -138,6 +138,23 @@ def test_a_package_that_has_changed(package: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_model_nothing_is_added(
+    package: Path, tmp_path: Path, check_package: Callable[[Path], None]
+) -> None:
+    """A machine's labels are the package's own, and so is what nobody could say."""
+    run = write_run(tmp_path / "job", package)
+    job = run.job.model_copy(update={"infer": run.job.infer.model_copy(update={"model": "none"})})
+    path = tmp_path / "job" / "job.yaml"
+    path.write_text(job.to_yaml())
+    run_on_driver(path, "infer")
+    run_on_driver(path, "merge")
+    assert open_run(path).snapshot("predictions").meta["from_metadata"]
+    export(images_of(open_run(path)), "camtrap-dp", tmp_path / "out")
+    check_package(tmp_path / "out")
+    for name in TABLES:
+        assert cells(tmp_path / "out", name) == cells(package, name)
+
+
 def test_without_people_and_with_blurred_places(
     package: Path, tmp_path: Path, check_package: Callable[[Path], None]
 ) -> None:
@@ -145,17 +162,18 @@ def test_without_people_and_with_blurred_places(
     options = {"without-people": True, "coordinate-decimals": 1}
     found = export(images_of(run), "camtrap-dp", tmp_path / "out", **options)
     check_package(tmp_path / "out")
-    people = {row["eventID"] for row in cells(package, "observations") if row["observationType"] == "human"}
+    kinds = ("human", "vehicle")
+    people = {row["eventID"] for row in cells(package, "observations") if row["observationType"] in kinds}
     shown = {
         row["mediaID"]
         for row in cells(package, "observations")
         if row["eventID"] in people and row["mediaID"]
     }
-    assert shown
+    assert len(people) == 2
     left = {row["mediaID"] for row in cells(tmp_path / "out", "media")}
     assert left == {row["mediaID"] for row in cells(package, "media")} - shown
     observations = cells(tmp_path / "out", "observations")
-    assert "human" not in {row["observationType"] for row in observations}
+    assert not {row["observationType"] for row in observations} & set(kinds)
     assert not shown & {row["mediaID"] for row in observations}
     assert found.left_out == {"that show people (--without-people)": len(shown)}
     assert {row["latitude"] for row in cells(tmp_path / "out", "deployments")} <= {"51.5", "51.2", "50.7"}

@@ -297,6 +297,19 @@ def test_a_box_of_a_person_that_counts_keeps_a_photo_out(tmp_path: Path, thresho
     assert photos(tmp_path) == left
 
 
+@pytest.mark.parametrize("said", ["Human", "vehicle"])
+def test_what_metadata_say_of_people_keeps_a_photo_out(tmp_path: Path, said: str) -> None:
+    """Whatever the model takes them, or their car, for."""
+    rows = [{"image_id": f"i{n}", "location": "C0", "truth": said if n == 1 else "lion"} for n in range(8)]
+    job = write_run(tmp_path, rows, categories=[(1, "lion"), (2, said)])
+    predict(job, {f"i{n}": {"lion": 0.9} for n in range(8)})
+    run_on_driver(job, "merge")
+    assert main(["publish", str(job), "--quiet", "--set", "publish.public=true"]) == 0
+    assert {row["image_id"] for row in held(tmp_path, "locations.gpkg")["photos"]} == {
+        f"i{n}" for n in range(8) if n != 1
+    }
+
+
 @pytest.mark.parametrize("target", ["locations.gpkg", "locations.parquet"])
 def test_check_reads_what_was_pushed_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str

@@ -174,7 +174,7 @@ def test_one_push_fills_the_full_and_the_public_layers(
     result = run_on_driver(job, "publish")
     assert f"{block['photos']}: 12 adds" in result.notes
     assert f"publish.public: {block['public']['photos']}: 4 adds" in result.notes
-    assert "publish.public: 1 best photos attached, 0 taken away" in result.notes
+    assert "publish.public: 1 best photos attached, 0 removed" in result.notes
     assert {row["ClassLabel"] for row in held(full, "photos")} == {"lion", "human"}
     assert {row["ClassLabel"] for row in held(public, "photos")} == {"lion"}
     assert {row["label"] for row in held(public, "events")} == {"lion"}
@@ -183,6 +183,11 @@ def test_one_push_fills_the_full_and_the_public_layers(
     server.reset_requests()
     assert run_on_driver(job, "publish").shards_run == 0
     assert "applyEdits" not in server.requests()
+    assert main(["layer", "map", str(job)]) == 0
+    items = {line.split()[1] for line in capsys.readouterr().out.splitlines()}
+    assert len(items) == 2
+    assert main(["layer", "map", str(job)]) == 0
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()} == items
 
     # An image turns out to show a person: it leaves the public layer without being asked to.
     predict(job, {row["image_id"]: {"human" if n else "lion": 0.9} for n, row in enumerate(rows)}, "b" * 16)

@@ -58,6 +58,20 @@ def test_images_outside(tmp_path: Path) -> None:
     assert set(table["kind"].to_pylist()) <= set(DEPLOYMENT_FINDINGS)
 
 
+def test_a_date_alone_is_not_judged_by_the_clock(tmp_path: Path) -> None:
+    periods = cameras(tmp_path, "A,0,0,2021-03-02 09:00,2021-03-04 11:00")
+    photos = images(0, 24, 72, 96, 26, date_only=pa.array([True] * 4 + [None]))
+    checks = found(photos, periods)
+    assert [(check.image, check.detail) for check in checks] == [
+        (0, "2021-03-01: before the start, 2021-03-02 09:00, of the deployment"),
+        (4, "2021-03-02 02:00: before the start, 2021-03-02 09:00, of the deployment"),
+        (3, "2021-03-05: after the end, 2021-03-04 11:00, of the deployment"),
+    ]
+    alone = cameras(tmp_path, "A,0,0,2021-03-02 09:00,2021-03-02 11:00")
+    assert found(images(24, date_only=pa.array([True])), alone) == []
+    assert [check.kind for check in found(images(24), alone)] == ["outside_deployment", "no_images"]
+
+
 def test_no_images_and_a_wrong_clock(tmp_path: Path) -> None:
     periods = cameras(
         tmp_path,

@@ -266,9 +266,36 @@ def test_an_open_end_is_not_beyond_the_next_deployment(tmp_path: Path) -> None:
     )
     seen = photos(*(("A", f"2021-{day} 12:00") for day in ("03-10", "06-02", "06-10", "08-30")))
     table, _ = make_deployments(seen, periods)
-    assert [row["days"] for row in table.to_pylist()] == [10, 10, 2]
+    assert [row["days"] for row in table.to_pylist()] == [10, 10, 1.75]  # until 18:00
+    assert table["known"].to_pylist() == ["start", None, "end"]
     assert table["source"].to_pylist() == ["images", "cameras", "images"]
     assert table["n_images"].to_pylist() == [1, 2, 1]
+
+
+def test_what_is_known_of_a_deployment_counts_as_it_is(tmp_path: Path) -> None:
+    """Of the other end, the photo's whole day counts, as where photos are all that is known."""
+    seen = photos(*((name, f"2021-03-{day}") for name in "ABC" for day in ("01 10:00", "04 15:00")))
+    periods = cameras(tmp_path, "A,0,0,2021-03-01 09:00,", "B,0,0,2021-03-01,", "C,0,0,,2021-03-04")
+    table, _ = make_deployments(seen, periods)
+    assert table["days"].to_pylist() == [3 + 15 / 24, 3.5, 3.5]
+    assert table["n_images"].to_pylist() == [2, 2, 2]
+    assert days(table) == {"A": 3 + 15 / 24, "B": 3.5, "C": 3.5}
+    assert set(effort_by_location(table)["source"].to_pylist()) == {"images"}
+    older = table.drop_columns(["known"])  # as an earlier version wrote it
+    assert days(older) == {"A": 4, "B": 4, "C": 4}
+
+
+def test_a_date_alone_is_not_judged_by_the_clock(tmp_path: Path) -> None:
+    """A photo on the day of setup may be of the afternoon, one on the day of retrieval of the morning."""
+    seen = photos(*(("A", f"2021-03-0{day}") for day in (1, 2, 3, 4)))
+    seen = seen.append_column("date_only", pa.array([True] * 4))
+    periods = cameras(tmp_path, "A,0,0,2021-03-02 09:00,2021-03-03 11:00")
+    [row] = make_deployments(seen, periods)[0].to_pylist()
+    assert row["n_images"] == 2
+    [row] = make_deployments(seen, cameras(tmp_path, "A,0,0,2021-03-03 09:00,"))[0].to_pylist()
+    assert (row["n_images"], row["days"]) == (2, 1 + 15 / 24)
+    [row] = make_deployments(seen, cameras(tmp_path, "A,0,0,2021-03-04 09:00,"))[0].to_pylist()
+    assert (row["n_images"], row["days"]) == (1, 15 / 24)
 
 
 def test_outages_of_cameras_by_name(tmp_path: Path) -> None:
@@ -388,7 +415,7 @@ def test_a_start_that_can_not_be_read_is_not_known_and_is_said(tmp_path: Path) -
     }
     assert periods["start"].to_pylist()[0] is None
     table, _ = make_deployments(photos(("A", "2021-03-06 12:00"), ("B", "2021-03-02 12:00")), periods, None)
-    assert days(table) == {"A": 6, "B": 10}
+    assert days(table) == {"A": 5.5, "B": 10}
     with pytest.raises(InputError, match=r"cameras\.csv:2: start: 'soon' should be a date such as 2022"):
         cameras(tmp_path, *rows)  # where nobody would be told
     with pytest.raises(InputError, match=r"cameras\.csv:2: start: 'soon' should be a date such as 2022"):

@@ -51,6 +51,7 @@ from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import stands
 from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import (
+    HALF_KNOWN,
     RATES,
     Counting,
     effort_by_location,
@@ -67,7 +68,15 @@ from camtrap_batch.vocabulary import (
     plural,
 )
 
-_FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
+_FROM_MANIFEST = (
+    "location",
+    "deployment",
+    "status",
+    "datetime",
+    "utc_offset_minutes",
+    "date_only",
+    "is_night",
+)
 _BATCH = 8192
 _SHOWN = 5
 _OF_BOXES = "boxes-1"  # what people say of boxes speaks for these alone
@@ -190,6 +199,8 @@ def _read_sources(context: Context) -> _Sources:
         settings["effort"] = job.events.effort
     if periods is not None:
         settings |= RATES
+        if pc.any(pc.xor(periods["start"].is_null(), periods["end"].is_null())).as_py():
+            settings |= HALF_KNOWN
     if labels != "machine":
         settings["labels"] = labels
     said, said_hash, rest = _said(

@@ -96,8 +96,10 @@ class ArcGISTarget:
         return {url.rstrip("/").lower(): f"{layer}: {url}" for layer, url in self.urls.items()}
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise InputError if no layer is named, or one can't take such rows; nothing is changed."""
+        """Raise InputError if no layer is named, or one can't take such rows, or shows them to everyone;
+        nothing is changed."""
         self._look(layers)
+        self._require_not_for_everyone()
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
         """Bring the layers up to date. All are examined before any is changed.
@@ -114,8 +116,7 @@ class ArcGISTarget:
             More of a layer would be deleted than is allowed; nothing was sent.
         """
         works = self._look(layers)
-        if self.hides is not None:
-            self._require_not_for_everyone(self.hides)
+        self._require_not_for_everyone()
         refused = [reason for work in works if (reason := work.plan())]
         notes = [f"a push stops here: {reason}" for reason in refused]
         stopped: StageError | None = None
@@ -184,6 +185,8 @@ class ArcGISTarget:
         if not self.urls:
             raise InputError(f"layer map: no layer to draw: give {_named(self.key)}")
         text = ItemText.of(self.job, self.about)
+        if self.key != KEY:  # beside the map of the full layers
+            text = replace(text, title=f"{text.title} (public)")
         done = publish_map(self.service, self.job, self.urls, labels, text, self.key)
         return [f"item {done.item_id} {'added' if done.added else 'updated'}: {done.url}"]
 
@@ -207,14 +210,14 @@ class ArcGISTarget:
             if rows.layer in self.urls
         ]
 
-    def _require_not_for_everyone(self, what: str) -> None:
-        """Raise InputError if a layer that these rows would go to is seen by everyone."""
-        for layer, url in self.urls.items():
+    def _require_not_for_everyone(self) -> None:
+        """Raise InputError if a layer shows to everyone what is not for everyone."""
+        for layer, url in self.urls.items() if self.hides is not None else ():
             item = item_of(self.service, url)
             if getattr(item, "access", None) == "public":
                 raise InputError(
-                    f"{self.key}.{layer}: {url} is shared with everyone, and would hold {what}, or share it "
-                    "with fewer"
+                    f"{self.key}.{layer}: {url} is shared with everyone, and would hold {self.hides}, or "
+                    "share it with fewer"
                 )
 
     def _send(self, works: Sequence[LayerPush]) -> StageError | None:

@@ -218,6 +218,12 @@ def test_sensitive_species_on_a_layer_for_everyone(
     said = capsys.readouterr().err
     assert "is shared with everyone, and would hold exact positions of publish.sensitive" in said
     assert main(["publish", str(run), "--quiet", "--set", "publish.public=true"]) == 0
+    set_publish(run, **layers, public="public.gpkg")
+    capsys.readouterr()
+    assert main(["publish", str(run), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "would hold exact positions and people; name the layer for everyone in publish.public" in said
+    assert not (run.parent / "run" / "public.gpkg").exists()
     name = layers["cameras"].split("/")[-3]
     assert -24.5 not in [row["SHAPE"]["y"] for row in server.rows(0, name)]
 
