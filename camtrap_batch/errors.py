@@ -185,6 +185,7 @@ def choices(wrong: str, known: Iterable[str], most: int = 12) -> str:
     """
     names = sorted(set(known))
     lowered = {name.lower(): name for name in names}
+    most = len(names) if len(names) <= most + 3 else most  # "and 2 more" takes the room of two names
     near = difflib.get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.6)
     listed = ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
     hint = f"did you mean '{lowered[near[0]]}'? " if near else ""

@@ -184,7 +184,7 @@ def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines
     try:
         node = yaml.compose(text, Loader=_Loader)
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-        _index(node, (), lines, path, error)
+        _index(node, (), lines, path, error, most=max(len(text), 10_000))
     except yaml.MarkedYAMLError as problem:
         line, reason = _plainly(problem, text)
         raise error(f"{path}:{line}: not valid YAML: {reason}") from None
@@ -396,7 +396,7 @@ def _explain(model: type[Section], content: Any, keys: tuple[str | int, ...], pr
         if kind != "literal_error":
             literals = [*literals, "a number"]
         return f"{given!r} is not possible; {choices(str(given), literals)}"
-    return f"{given!r}: {str(problem['msg']).removeprefix('Input ')}"
+    return f"{_shown(given)}: {str(problem['msg']).removeprefix('Input ')}"
 
 
 def _unknown_key(model: type[Section], content: Any, keys: tuple[str | int, ...]) -> str:
@@ -444,6 +444,13 @@ def _literals(annotation: Any) -> list[str]:
     return [text for inner in get_args(annotation) for text in _literals(inner)]
 
 
+def _shown(value: Any) -> str:
+    """A wrong value as it stands in the file, not longer than a line has room for."""
+    words = {None: "empty", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _kind(value: Any) -> str:
     names = {
         dict: "a block of keys",
@@ -457,7 +464,13 @@ def _kind(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def _index(node: Any, at: tuple[str | int, ...], lines: Lines, path: Path, error: type[UserError]) -> None:
+def _index(
+    node: Any, at: tuple[str | int, ...], lines: Lines, path: Path, error: type[UserError], most: int
+) -> None:
+    """Put the line of each key and item below `node` into `lines`; more than `most` come from aliases."""
+    if isinstance(node, yaml.CollectionNode) and len(lines) > most:
+        line = node.start_mark.line + 1
+        raise error(f"{path}:{line}: too many values repeated by aliases (*name); write them out, or fewer")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*at, key.value)
@@ -466,8 +479,8 @@ def _index(node: Any, at: tuple[str | int, ...], lines: Lines, path: Path, error
                 dotted = ".".join(map(str, inner))
                 raise error(f"{path}:{line}: {dotted}: given twice, first on line {lines[inner]}")
             lines[inner] = line
-            _index(value, inner, lines, path, error)
+            _index(value, inner, lines, path, error, most)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             lines[*at, number] = value.start_mark.line + 1
-            _index(value, (*at, number), lines, path, error)
+            _index(value, (*at, number), lines, path, error, most)

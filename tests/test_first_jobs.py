@@ -197,3 +197,14 @@ def test_a_dry_run_does_not_take_later_stages_for_done(
     for stage in ("validate", "infer", "merge", "report"):
         assert "nothing to do" not in " ".join(after[stage])
         assert "what catalog will change can't be said yet" in " ".join(after[stage])
+
+
+def test_a_dry_run_of_a_job_that_would_stop_at_once_is_not_all_right(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write(here, "sorted")
+    job.write_text(job.read_text().replace("images: photos", "images: nowhere") + "infer: {model: none}\n")
+    assert main(["reprocess", str(job), "--cluster", "inline", "--dry-run"]) == 2
+    told, wrong = capsys.readouterr()
+    assert "report" in told + wrong  # what can be said of the later stages is still said
+    assert "nowhere: no such folder (dataset.images)" in wrong.splitlines()[-1]

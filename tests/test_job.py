@@ -232,6 +232,13 @@ def test_a_byte_order_mark_is_no_mistake(job_file: Path) -> None:
         ("1: 2\n", "unknown key"),
         ("~: 2\n", "unknown key"),
         ("a\0b: 2\n", "not valid YAML"),
+        (
+            "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}' if n else 'x'] * 9)}]\n" for n in range(9)),
+            "aliases",
+        ),
+        ("name:\n", "job.yaml:1: name: empty: should be a valid string"),
+        ("name: yes\n", "job.yaml:1: name: true: should be a valid string"),
+        (f"name: {'9' * 999}\n", "99...: should be a valid string"),
     ],
 )
 def test_yaml_that_nobody_means(job_file: Path, text: str, message: str) -> None:

@@ -435,7 +435,9 @@ def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> di
 def _degrees(where: str, name: str, value: Any, most: int) -> float:
     degrees = number(str(value)) if value is not None and not isinstance(value, bool) else None
     if degrees is None:
-        raise InputError(f"{where}: {name}: {value if value is not None else ''!r} should be degrees")
+        raise InputError(
+            f"{where}: {name}: {value if value is not None else ''!r} should be degrees, such as -24.5"
+        )
     if not -most <= degrees <= most:
         raise InputError(f"{where}: {name}: {degrees:g} should be between {-most} and {most}")
     return degrees

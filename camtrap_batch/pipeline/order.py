@@ -75,7 +75,8 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     """Do every stage that the job needs, in order; each does only what is not done yet.
 
     What a stage can find wrong at once is reported before the first one begins (see `Stage.check`). If
-    `publish` can't be finished, the report is still made of what is there before the error is raised.
+    `publish` can't be finished, the report is still made of what is there before the error is raised. A dry
+    run says what it can of every stage, and raises at its end what a run would have stopped at.
     """
     stages = [stage for stage in STAGES.values() if stage.applies(context.job)]
     context.progress.expect({stage.name: stage.help for stage in stages})
@@ -83,6 +84,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
         for stage in stages:
             stage.check(context)
     changed: list[str] = []
+    wrong: InputError | None = None
     with context.driving("reprocess"):
         for number, stage in enumerate(stages):
             try:
@@ -97,12 +99,16 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 why = f"yet: {problem}"
                 if changed and isinstance(problem, NotMade):
                     why = f"before {changed[0]} has run"
+                elif not changed and not isinstance(problem, NotMade):
+                    wrong = problem
                 changed.append(stage.name)
                 yield StageResult(stage.name, notes=[f"how much there is to do can't be said {why}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)
                 raise
+    if wrong is not None:
+        raise wrong
 
 
 def _as_it_would_be(result: StageResult, changed: list[str]) -> StageResult:

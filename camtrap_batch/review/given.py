@@ -21,7 +21,7 @@ from camtrap_batch.catalog.csv import COLUMNS, LIKELY
 from camtrap_batch.catalog.tabular import YES, GivenTable, number, read_table
 from camtrap_batch.dates import NULL_OFFSET, Order, check_orders, parse_date, parse_dates
 from camtrap_batch.errors import InputError
-from camtrap_batch.store.corrections import TRAITS
+from camtrap_batch.store.corrections import MOST_COUNTED, TRAITS
 from camtrap_batch.vocabulary import EMPTY, is_word_for_empty
 
 Box = tuple[float, float, float, float]
@@ -384,7 +384,7 @@ def _label_studio_labels(
         for result in results
         if result.get("type") == "number" and "value" in result
     ]
-    more = {"count": int(counts[0])} if len(counts) == 1 else {}
+    more = _clean({"count": counts[0]}, where) if len(counts) == 1 else {}
     for result in results:
         kind, value = result.get("type"), result.get("value") or {}
         if kind == "choices":
@@ -437,6 +437,8 @@ def _clean(given: dict[str, Any], where: str) -> dict[str, Any]:
         count = number(str(more["count"]))
         if count is None or count < 0 or not count.is_integer():
             raise InputError(f"{where}: count: {more['count']!r} should be a whole number, 0 or more")
+        if count > MOST_COUNTED:
+            raise InputError(f"{where}: count: {more['count']!r} should be {MOST_COUNTED:,} at most")
         more["count"] = int(count)
     for what in ("sex", "life_stage"):
         if what in more:

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -29,15 +30,16 @@ import tornado.netutil
 import tornado.web
 from PIL import Image
 
+from camtrap_batch.catalog.tabular import number as number_in
 from camtrap_batch.codes import Ints
 from camtrap_batch.detection.people import blur
-from camtrap_batch.errors import CamtrapError, UserError, explain
+from camtrap_batch.errors import CamtrapError, InputError, UserError, explain
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
 from camtrap_batch.review.opening import AT_ONCE, Opening, Ordering
 from camtrap_batch.review.order import ORDERS, Order
-from camtrap_batch.store.corrections import TRAITS
+from camtrap_batch.store.corrections import MOST_COUNTED, TRAITS
 from camtrap_batch.store.run import Run
 
 _COOKIE = "camtrap_review"
@@ -369,7 +371,14 @@ class _Handler(tornado.web.RequestHandler):
         raise tornado.web.HTTPError(403)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        self.finish({"error": "this link is not valid, or was used: run camtrap review again"})
+        text = "this link is not valid, or was used: run camtrap review again"
+        if status_code != HTTPStatus.FORBIDDEN:
+            text = "there is no such sequence or picture"
+        if status_code not in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            problem = kwargs.get("exc_info", (None, None))[1]
+            is_ours = problem is not None and not isinstance(problem, tornado.web.HTTPError)
+            text = explain(problem) if is_ours else f"error {status_code}: the request can't be answered"
+        self.finish({"error": text})
 
     async def beside(self, work: Any, *arguments: Any) -> Any:
         """Run something that reads files on another thread."""
@@ -428,9 +437,11 @@ class _List(_Handler):
         if order not in ORDERS:
             raise tornado.web.HTTPError(400)
         wanted = _wanted({key: self.get_query_argument(key) for key in self.request.query_arguments})
-        start = int(self.get_query_argument("start", "0"))
+        start = self.get_query_argument("start", "0")
+        if not (start.isascii() and start.isdigit()):
+            raise tornado.web.HTTPError(400)
         name = self.get_query_argument("name", "")
-        self.answer(await self.beside(self.reviewing.list, order, wanted, start, name))
+        self.answer(await self.beside(self.reviewing.list, order, wanted, int(start), name))
 
 
 class _Item(_Handler):
@@ -461,7 +472,7 @@ class _Decide(_Handler):
         try:
             content = json.loads(self.request.body)
             numbers, labels, who, seen = _decision(content, len(self.reviewing.opening))
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as problem:
             self.set_status(400)
             self.answer({"error": str(problem)})
             return
@@ -471,8 +482,8 @@ class _Decide(_Handler):
             self.set_status(409)
             self.answer({"others": {number: said.as_json() for number, said in others.said.items()}})
             return
-        except (CamtrapError, OSError) as problem:  # a disk that is full, or gone
-            self.set_status(507)
+        except (CamtrapError, OSError) as problem:  # what can't be recorded; a disk that is full, or gone
+            self.set_status(400 if isinstance(problem, InputError) else 507)
             self.answer({"error": explain(problem)})
             return
         found = await self.beside(lambda: [self.reviewing.describe(number) for number in numbers])
@@ -501,9 +512,10 @@ def _decision(
             raise ValueError("label: should not be blank")
         more = {name: one[name] for name in TRAITS if one.get(name) not in (None, "")}
         if "count" in more:
-            more["count"] = int(more["count"])
-            if more["count"] < 0:
-                raise ValueError("count: should be 0 or more")
+            count = number_in(str(more["count"]))
+            if count is None or not count.is_integer() or not 0 <= count <= MOST_COUNTED:
+                raise ValueError(f"count: should be a whole number, from 0 to {MOST_COUNTED:,}")
+            more["count"] = int(count)
         labels.append(
             {
                 "label": label,

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import Damaged
+from camtrap_batch.errors import Damaged, InputError
 from camtrap_batch.store import copies, snapshots
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.records import is_as_written, with_sum
@@ -46,6 +46,9 @@ _WIDEST_FIRST = ("event", "sequence", "image", "box")
 
 TRAITS = ("count", "sex", "life_stage", "behaviour", "individual", "comment")
 """What may be said about an animal besides its label."""
+
+MOST_COUNTED = 2**31 - 1
+"""A larger count has no place in the tables."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Correction:
 
 
 def record(run: Run, corrections: Sequence[Correction]) -> int:
-    """Store corrections durably; returns how many are new. Raises StorageError."""
+    """Store corrections durably; returns how many are new. Raises as `write_journal`, and StorageError."""
     known = set(read_corrections(run)["correction_id"].to_pylist())
     new = {one.correction_id: one for one in corrections if one.correction_id not in known}
     if new:
@@ -121,11 +124,19 @@ def record(run: Run, corrections: Sequence[Correction]) -> int:
 
 
 def write_journal(folder: Folder, corrections: Sequence[Correction]) -> str:
-    """Store corrections without looking at what is already there; returns the journal's new file."""
-    rows = [with_sum(one.as_row()) for one in corrections]
+    """Store corrections without looking at what is already there; returns the journal's new file.
+
+    Raises InputError, and writes nothing, where a value is one that could not be read again.
+    """
+    try:
+        rows = [with_sum(one.as_row()) for one in corrections]
+        data = json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n"
+        parse_journal(data)
+    except ValueError as problem:
+        raise InputError(f"a correction can't be recorded: {problem}") from None
     stamp = max(row["when"] for row in rows).replace(":", "").replace("+0000", "Z")
     path = f"{JOURNAL}/{stamp}-{uuid.uuid4().hex[:12]}.json"
-    folder.write(path, json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n")
+    folder.write(path, data)
     return path
 
 
@@ -309,7 +320,7 @@ def parse_journal(data: bytes) -> pa.Table:
     try:
         read = [{**row, "when": dt.datetime.fromisoformat(row["when"])} for row in rows]
         table = pa.Table.from_pylist(read, CORRECTIONS)
-    except (TypeError, pa.ArrowException) as problem:
+    except (TypeError, OverflowError, pa.ArrowException) as problem:
         raise ValueError(" ".join(str(problem).split())) from None
     lengths = [pc.list_value_length(table[name]) for name in ("images", "sha256")]
     if not lengths[0].equals(lengths[1]):

@@ -380,6 +380,12 @@ def test_our_own_camtrap_dp_comes_back(run: Run, tmp_path: Path) -> None:
         ("other.csv", "a,b\n1,2\n", "not a known kind of file with labels; its columns are: a, b; it should"),
         ("ours.csv", "image_id,label\nx1,lion\nx2,lion\n", "none of the file's 2 rows is about an image"),
         ("ours.csv", "image_id,label,count\ni1,lion,many\n", "ours.csv:2: count: 'many' should be a whole"),
+        ("ours.csv", "image_id,label,count\ni1,lion,3000000000\n", "'3000000000' should be 2,147,483,647 at"),
+        (
+            "tasks.json",
+            '[{"image": "i1.jpg", "choice": "lion", "count": 2.5, "annotation_id": 1}]',
+            "2.5 should be a whole number",
+        ),
         ("ours.csv", "image_id,label,when\ni1,lion,soon\n", "ours.csv:2: when: 'soon' should be a date"),
         ("ours.csv", "image_id,label\n,lion\n", "ours.csv:2: names neither an image"),
         ("tasks.json", "[1, 2]", "task 1: should be an object"),

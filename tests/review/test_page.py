@@ -420,7 +420,13 @@ def test_only_who_has_a_link_gets_in_and_a_link_is_good_once(job: Path) -> None:
         with pytest.raises(urllib.error.HTTPError, match="403"):  # a form elsewhere can't set the header
             urllib.request.urlopen(urllib.request.Request(url, body, {"Cookie": cookie}), timeout=20)
         mine = {"Cookie": cookie, "X-Camtrap-Review": "1"}
-        for wrong in (b"{", b"{}", body.replace(b"[0]", b"[99999]"), body.replace(b"eve", b" ")):
+        assert ask(link, "/api/list?start=x", Cookie=cookie) == 400
+        more = (b'"count": %s' % count for count in (b"3000000000", b"1e999", b"2.5", b"-1", b'"many"'))
+        for wrong in (
+            *(b"{", b"{}", body.replace(b"[0]", b"[99999]"), body.replace(b"[0]", b"[1e999]")),
+            *(body.replace(b"eve", b" "), body.replace(b"lion", b"\\ud800"), body[:-1] + b', "seen": []}'),
+            *(body.replace(b'"lion"', b'"lion", ' + one) for one in more),
+        ):
             with pytest.raises(urllib.error.HTTPError, match="400"):
                 urllib.request.urlopen(urllib.request.Request(url, wrong, mine), timeout=20)
         assert rows_of(job) == []

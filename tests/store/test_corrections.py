@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from camtrap_batch.errors import Damaged
+from camtrap_batch.errors import Damaged, InputError
 from camtrap_batch.job import Job
 from camtrap_batch.store import corrections
 from camtrap_batch.store.check import check
@@ -187,7 +187,10 @@ def test_a_journal_that_is_json_and_no_journal(run: Run, content: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("correction_id", None), ("sha256", ["A", "B"]), ("images", 7), ("when", 7), ("count", "many")],
+    [
+        *(("correction_id", None), ("sha256", ["A", "B"]), ("images", 7), ("when", 7)),
+        *(("count", "many"), ("count", 10**30)),
+    ],
 )
 def test_a_correction_with_a_wrong_value_is_told(run: Run, key: str, value: object) -> None:
     """It is neither passed over nor taken for another one."""
@@ -201,6 +204,14 @@ def test_a_correction_with_a_wrong_value_is_told(run: Run, key: str, value: obje
     (fault,) = check(run.folder, repair=True).faults
     assert (fault.file, fault.then.partition(",")[0]) == (f"{JOURNAL}/{name}", "repair it")
     assert run.folder.list(JOURNAL) == [name]
+
+
+@pytest.mark.parametrize("wrong", [{"count": 2**31}, {"count": 10**30}, {"comment": "\ud800"}])
+def test_what_could_not_be_read_again_is_not_written(run: Run, wrong: dict[str, Any]) -> None:
+    record(run, [said("lion", "a")])
+    with pytest.raises(InputError, match="a correction can't be recorded"):
+        record(run, [said("oryx", "a", minutes=1), dataclasses.replace(said("oryx", "b"), **wrong)])
+    assert read_corrections(run)["label"].to_pylist() == ["lion"]
 
 
 @pytest.fixture
@@ -378,3 +389,21 @@ def test_ids_do_not_depend_on_the_time_zone(run: Run) -> None:
         said("lion", "a"), when=NOON.astimezone(dt.timezone(dt.timedelta(hours=2)))
     )
     assert elsewhere.correction_id == said("lion", "a").correction_id
+
+
+@pytest.mark.parametrize("which", ["original", "copy", "none"])
+def test_a_file_that_no_record_names_any_more(twice: Run, which: str) -> None:
+    """Damage to its pages shows all the same, whichever column they are of, and the copy takes its place."""
+    path = file_of(twice, 1)
+    for name in [*twice.folder.walk("snapshots/corrections"), *twice.folder.walk("receipts/corrections")]:
+        twice.folder.delete(name)
+    data = twice.folder.read(path)
+    at = data.index(b"leopard" if b"leopard" in data else b"ada")
+    spoilt = {"original": path, "copy": f"copies/{path}"}.get(which)
+    if spoilt:
+        twice.folder.write(spoilt, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    check(twice.folder, repair=True)
+    assert twice.folder.read(path) == data
+    assert told(twice) == ["a", "b"]
+    check(twice.folder, repair=True)  # now that the original's hash is recorded, its copy is judged, too
+    assert check(twice.folder).faults == []
