@@ -6,10 +6,11 @@ import re
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PATIENCE_S, command, receipts, run_of
+from support import receipts, run_of
 
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.vocabulary import USABLE
@@ -33,14 +34,19 @@ ROWS = {
 }
 
 
-def camtrap(folder: Path, name: str, *options: str) -> list[str]:
-    """Run the command; returns the lines of what it says, which must be that all is well."""
-    output = ["--set", f"output={folder}"]
-    done = subprocess.run(
-        command(folder, name, *output, *options), capture_output=True, text=True, timeout=2 * PATIENCE_S
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr.splitlines()
+Do = Callable[..., list[str]]
+
+
+@pytest.fixture
+def do(old: Path, camtrap: Callable[..., subprocess.CompletedProcess[str]]) -> Do:
+    """Does the command; returns the lines of what it says, which must be that all is well."""
+
+    def run(name: str, *options: str) -> list[str]:
+        done = camtrap(name, old / "job.yaml", "--set", f"output={old}", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stderr.splitlines()
+
+    return run
 
 
 def line_of(lines: list[str], stage: str) -> str:
@@ -68,9 +74,9 @@ def layers(folder: Path) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def test_a_whole_job_needs_no_worker_and_pushes_nothing(old: Path) -> None:
+def test_a_whole_job_needs_no_worker_and_pushes_nothing(old: Path, do: Do) -> None:
     before = layers(old)
-    lines = camtrap(old, "reprocess", *NOBODY)
+    lines = do("reprocess", *NOBODY)
     for stage in ("catalog", "validate", "select", "train", "infer", "publish"):
         assert "nothing to do" in line_of(lines, stage)
     assert "          66 rows are up to date" in lines
@@ -79,23 +85,23 @@ def test_a_whole_job_needs_no_worker_and_pushes_nothing(old: Path) -> None:
     assert (old / "run" / "report" / "index.html").is_file()
 
 
-def test_what_was_done_but_not_committed_is_not_done_again(old: Path) -> None:
+def test_what_was_done_but_not_committed_is_not_done_again(old: Path, do: Do) -> None:
     """As after a kill between the last shard and the commit: the receipts are there, under the same ids."""
     for table in ("manifest", "thumbnails", "findings", "selection", "predictions"):
         shutil.rmtree(old / "run" / "snapshots" / table)
     before = {stage: receipts(old, stage) for stage in ("validate", "infer", "train", "select", "findings")}
-    lines = camtrap(old, "validate", *NOBODY)
+    lines = do("validate", *NOBODY)
     assert " 0 of 5 shards run now" in line_of(lines, "validate")
     for stage in ("select", "train"):
-        camtrap(old, stage, *NOBODY)
-    assert " 0 of 4 shards run now" in line_of(camtrap(old, "infer"), "infer")
+        do(stage, *NOBODY)
+    assert " 0 of 4 shards run now" in line_of(do("infer", "--cluster", "inline"), "infer")
     assert {stage: receipts(old, stage) for stage in before} == before
 
 
-def test_one_new_image_does_one_shard_again(old: Path) -> None:
+def test_one_new_image_does_one_shard_again(old: Path, do: Do) -> None:
     changed = old / "data" / "images" / "animals" / "0401" / "0006.jpg"
     changed.write_bytes((old / "data" / "images" / "animals" / "0402" / "0013.jpg").read_bytes())
-    lines = camtrap(old, "validate", "--cluster", "inline")
+    lines = do("validate", "--cluster", "inline")
     assert re.search(r" 1 of 5 shards run now", line_of(lines, "validate")), lines
-    lines = camtrap(old, "infer", "--cluster", "inline")
+    lines = do("infer", "--cluster", "inline")
     assert re.search(r" [12] of 4 shards run now", line_of(lines, "infer")), lines

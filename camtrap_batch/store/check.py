@@ -312,13 +312,22 @@ class _Check:
     def _left_over(self) -> dict[str, File]:
         """Files of people's corrections that may be in no snapshot, and in no receipt that can be read."""
         found: dict[str, File] = {}
-        for path in self.entries:
-            if not (path.startswith(f"tables/{corrections.TABLE}/") and path.endswith(".parquet")):
+        named = {file.file for snapshot in self.snapshots.values() for file in snapshot.files}
+        named |= {file.file for receipt in self.receipts.values() for file in receipt.files}
+        for path in list(self.entries):
+            if path in named or not path.startswith(f"tables/{corrections.TABLE}/"):
                 continue
-            with suppress(Damaged, FileNotFoundError):
-                rows = read_file(self.folder, path, ["correction_id"]).num_rows
-                size = self.entries[path].bytes
-                found[path] = File(corrections.TABLE, path, rows, size, self._hash_of(path))
+            if not path.endswith(".parquet"):
+                continue
+            # Every column is read, as the checksums of the pages are all that tells of damage.
+            for source in (path, copies.path_of(path)):
+                with suppress(Damaged, FileNotFoundError):
+                    rows = read_file(self.folder, source).num_rows
+                    if source != path:
+                        self._restore(path, OTHER_BYTES, self.folder.read(source))
+                    size, sha256 = self.entries[source].bytes, self._hash_of(source)
+                    found[path] = File(corrections.TABLE, path, rows, size, sha256)
+                    break
         return found
 
     def _has_lost_snapshots(self, table: str, records: dict[str, bytes], newest: Snapshot | None) -> bool:
@@ -391,7 +400,8 @@ class _Check:
         if used is not None:
             self._found(file.file, what, f"shard {shard_of(file.file)} of {used.stage} is done again")
         elif receipts:
-            self._found(file.file, what, "its receipt is void")
+            is_current = any((receipt.stage, receipt.plan_id) in current for receipt in receipts)
+            self._found(file.file, what, "its receipt is void", counts=is_current)
         else:
             self._found(file.file, what, "only older snapshots need it (camtrap gc --keep)", counts=False)
 

@@ -377,7 +377,7 @@ class Folder:
         except Exception as problem:
             if self.is_local:
                 if isinstance(problem, OSError) and (reason := _FATAL.get(_errno(problem))) is not None:
-                    raise StorageError(f"{self.url}: {reason} while writing {path}") from problem
+                    raise StorageError(f"{self.url}: {reason} (while writing {path})") from problem
                 if isinstance(problem, OSError) and problem.errno in _GONE:
                     text = f"{self.url}/{path}: {os.strerror(problem.errno)}; is the disk still there?"
                     raise StoreUnreachable(text) from problem
@@ -483,7 +483,7 @@ def _ranges(filesystem: Any, path: str, size: int) -> Ranges:
 _FATAL = {
     errno.ENOSPC: "no space left on the disk; make room and run the same command again",
     errno.EDQUOT: "the disk quota is used up; make room and run the same command again",
-    errno.EROFS: "the file system is read-only",
+    errno.EROFS: "the file system is read-only; make it writable and run the same command again",
     errno.EACCES: "no permission",
     errno.EPERM: "not permitted",
 }

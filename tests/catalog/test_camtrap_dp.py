@@ -9,7 +9,6 @@ import http.server
 import io
 import json
 import os
-import subprocess
 import threading
 import zipfile
 from collections import Counter
@@ -23,7 +22,8 @@ from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import command, run_of
+from support import run_of
+from support_runs import run_on_driver
 
 import camtrap_batch
 from camtrap_batch.catalog import Catalog, read_dataset_cameras, reader_of
@@ -830,8 +830,7 @@ def test_the_command_reads_a_package_and_reads_it_again_when_it_changed(tmp_path
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
 
     def catalog() -> list[dict[str, Any]]:
-        done = subprocess.run(command(tmp_path, "catalog"), capture_output=True, text=True, timeout=90)
-        assert done.returncode == 0, done.stderr
+        run_on_driver(tmp_path / "job.yaml", "catalog")
         return list(run_of(tmp_path).table("catalog").to_table().to_pylist())
 
     first = catalog()

@@ -283,9 +283,11 @@ _MODULE = """
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from camtrap_batch.catalog import Catalog, Reader
+from camtrap_batch.catalog.drawn import Drawn
 from camtrap_batch.catalog.table import Rows, make_catalog
 from camtrap_batch.job import Dataset
 from camtrap_batch.job.base import InputPath
@@ -311,6 +313,13 @@ class ListReader(Reader[ListDataset]):
         names = Path(self.dataset.list).read_text().split()
         rows = Rows(image_id=names, file_name=names, location=[name[:4] for name in names])
         return make_catalog(rows, None, source="list", where=self.dataset.list)
+
+    has_boxes = True
+
+    def boxes(self, key):
+        names = Path(self.dataset.list).read_text().split()
+        corners = np.array([[0.25, 0.5, 0.25, 0.25]])
+        return Drawn(names[:1], corners, [("person",)], False, {}, frozenset(names[1:]), [None])
 """
 
 
@@ -337,6 +346,12 @@ def test_a_reader_of_another_package(
     table = [*(tmp_path / "run" / "tables" / "catalog").rglob("*.parquet")]
     assert len(table) == 1
 
+    for stage in ("validate", "detect"):
+        options = ("--cluster", "inline", "--set", "detect.results=catalog")
+        done = camtrap(stage, tmp_path / "job.yaml", *options)
+        assert done.returncode == 0, done.stderr
+    (box,) = open_run(tmp_path / "job.yaml").table("detections").to_table().to_pylist()
+    assert (box["image_id"], box["category"], box["x"]) == (PHOTOS[0], "person", 0.25)
     done = do("reprocess", format="list", list="names.txt")
     assert done.returncode == 2
     assert "dataset.format: a list has no labels to train on; set infer.model" in done.stderr

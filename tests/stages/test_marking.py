@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,10 @@ def test_workers_mark_as_the_driver_does(
     kept = run.snapshot("detections")
     assert kept.meta["repeats"] == {"threshold": 0.2, **expected.repeats.meta()}
     assert (len(kept.files) == 1) == (size == 10**6)
-    before = sorted(path.name for path in tmp_path.glob("run/receipts/*/*/*"))
-    marking.mark_on_workers(context, settings, run.snapshot("detected"))
+    shutil.rmtree(tmp_path / "run" / "receipts" / "repeats")  # as gc may do
+    nobody = Context(job, run, GivenExecutor(None))  # type: ignore[arg-type]
+    assert marking.mark_on_workers(nobody, settings, run.snapshot("detected")) == []
     assert run.snapshot("detections").number == kept.number
-    assert sorted(path.name for path in tmp_path.glob("run/receipts/*/*/*")) == before
 
 
 def test_parts_are_numbered_one_after_another() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
-from support import PATIENCE_S, Processes, command, run_of, start_driver, wait_until
+from support import PATIENCE_S, Processes, run_of, start_driver, wait_until
+from support_runs import run_on_driver
 
 from camtrap_batch.images import MOST_ABANDONED
 from camtrap_batch.rehearsal import write_dataset
@@ -33,7 +33,7 @@ def make_job(folder: Path, images: int = 300, **validate: object) -> Path:
 def test_a_disk_that_goes_away_makes_nothing_missing(tmp_path: Path, processes: Processes) -> None:
     """The root is there, but empty, as a mount point is whose disk was unmounted."""
     folder = make_job(tmp_path)
-    subprocess.run(command(folder, "catalog"), check=True, capture_output=True, timeout=PATIENCE_S)
+    run_on_driver(folder / "job.yaml", "catalog")
     driver = start_driver(folder, "validate", processes)
     receipts = folder / "run" / "receipts" / "validate"
     wait_until(lambda: receipts.is_dir() and any(receipts.glob("*/*.json")))
@@ -86,7 +86,7 @@ def hanging(data, file_name, limits):
 reading.judge = hanging
 """
     )
-    subprocess.run(command(folder, "catalog"), check=True, capture_output=True, timeout=PATIENCE_S)
+    run_on_driver(folder / "job.yaml", "catalog")
     with Processes(tmp_path, preloads=(str(preload),)) as cluster:
         driver = start_driver(folder, "validate", cluster)
         said = driver.communicate(timeout=2 * PATIENCE_S)[1]

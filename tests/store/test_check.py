@@ -479,3 +479,16 @@ def test_a_missing_file_heals_without_a_check(tmp_path: Path) -> None:
     for table, number in (("thumbnails", 1), ("thumbnails", 2), ("selection", 1), ("selection", 2)):
         assert open_table(folder, snapshots.load(folder, table, number)).to_table().num_rows > 0
     assert check(folder).faults == []
+
+
+def test_a_damaged_file_that_only_an_earlier_plan_needs(tmp_path: Path) -> None:
+    """Its receipt must not be found by a later plan; what the job shows now is as it should be."""
+    folder = Folder(str(tmp_path))
+    run(folder, make_plan())
+    path = damaged(folder, file_of(folder), flipped)
+    run(folder, make_plan(2))
+    report = check(folder, repair=True)
+    assert [(fault.file, fault.counts) for fault in report.faults] == [(path, False)]
+    assert report.is_sound
+    assert report.again == {}
+    assert set(find_receipts(folder, make_plan())) == {"v1s0", "v1s2"}

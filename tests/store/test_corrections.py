@@ -389,3 +389,21 @@ def test_ids_do_not_depend_on_the_time_zone(run: Run) -> None:
         said("lion", "a"), when=NOON.astimezone(dt.timezone(dt.timedelta(hours=2)))
     )
     assert elsewhere.correction_id == said("lion", "a").correction_id
+
+
+@pytest.mark.parametrize("which", ["original", "copy", "none"])
+def test_a_file_that_no_record_names_any_more(twice: Run, which: str) -> None:
+    """Damage to its pages shows all the same, whichever column they are of, and the copy takes its place."""
+    path = file_of(twice, 1)
+    for name in [*twice.folder.walk("snapshots/corrections"), *twice.folder.walk("receipts/corrections")]:
+        twice.folder.delete(name)
+    data = twice.folder.read(path)
+    at = data.index(b"leopard" if b"leopard" in data else b"ada")
+    spoilt = {"original": path, "copy": f"copies/{path}"}.get(which)
+    if spoilt:
+        twice.folder.write(spoilt, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    check(twice.folder, repair=True)
+    assert twice.folder.read(path) == data
+    assert told(twice) == ["a", "b"]
+    check(twice.folder, repair=True)  # now that the original's hash is recorded, its copy is judged, too
+    assert check(twice.folder).faults == []

@@ -30,9 +30,9 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import BOXES
-from camtrap_batch.store.shards import File, Plan, Receipt, Shard, digest
+from camtrap_batch.store.shards import File, Plan, Receipt, Shard, digest, last_plan
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, open_files
+from camtrap_batch.store.tables import finish_shard, open_files, stands
 
 SPOTS = Part("repeats", 1)
 DETECTIONS = Part("detections", 1, (TableSpec("detections", "each box that was found"),))
@@ -51,7 +51,7 @@ _COMPARED = ["x", "y", "w", "h", "confidence", "category"]
 def mark_on_workers(context: Context, settings: Detect, detected: Snapshot) -> list[str]:
     """Make `detections`, as the stage's `_mark` does. Returns notes for people."""
     run, boxes = context.run, _Boxes.of(context.run, detected)
-    inputs = {"detected": detected.number}
+    inputs: dict[str, Any] = {"detected": detected.number}
     depends = [settings.repeat.frames, settings.repeat.iou, settings.threshold]
 
     def need() -> Need:
@@ -60,6 +60,9 @@ def mark_on_workers(context: Context, settings: Detect, detected: Snapshot) -> l
     pieces = boxes.by_camera()
     ids = shard_ids(SPOTS, depends, boxes.identities(pieces), table="detections")
     plan = boxes.plan(SPOTS, ids, pieces, inputs)
+    inputs |= {SPOTS.name: plan.id}
+    if _stands(run, plan.id):
+        return []
     of_cameras = dict(zip(ids, pieces, strict=True))
     receipts = ask_workers(
         context,
@@ -88,18 +91,25 @@ def mark_on_workers(context: Context, settings: Detect, detected: Snapshot) -> l
     plan = boxes.plan(DETECTIONS, ids, pieces, inputs)
     of_files = dict(zip(ids, pieces, strict=True))
     meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}
-    current = run.current(DETECTIONS.name)
     result = do_on_workers(
         context,
         plan,
         WriteDetections(run.folder, (plan.stage, plan.id), settings),
         lambda shard: (boxes.payload(of_files[shard.id]), spots_of(of_files[shard.id])),
         ["detections"],
-        need="CPU" if current is not None and current.plan_id == plan.id else need(),
+        need=need(),
         finish=lambda plan, receipts: Done(plan, receipts, meta),
         unit="boxes",
     )
     return repeats.notes() if result.shards_run else []
+
+
+def _stands(run: Run, spots: str) -> bool:
+    """Whether the current table was made with the spots of this plan, and nothing of it is to be redone."""
+    current, plan = run.current(DETECTIONS.name), last_plan(run.folder, DETECTIONS.name)
+    if current is None or plan is None or current.inputs.get(SPOTS.name) != spots:
+        return False
+    return current.plan_id == plan.id and stands(run.folder, plan, [DETECTIONS.name])
 
 
 @dataclass(frozen=True)
@@ -194,7 +204,7 @@ class _Boxes:
             start = pieces[-1].stop
         return [*pieces, _Piece(start, len(self.ends) - 1)]
 
-    def plan(self, of: Part, ids: Sequence[str], pieces: Sequence[_Piece], inputs: Mapping[str, int]) -> Plan:
+    def plan(self, of: Part, ids: Sequence[str], pieces: Sequence[_Piece], inputs: Mapping[str, Any]) -> Plan:
         shards = [
             Shard(id_, int(self.ends[piece.start]), int(self.ends[piece.stop]))
             for id_, piece in zip(ids, pieces, strict=True)
