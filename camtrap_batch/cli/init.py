@@ -86,14 +86,14 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     name = options.name or _name_of(options.target)
     path = _place(options.out, name, found.dataset)
     reader, catalog = _read_with_order(name, path, found, options.dates)
-    if found.dataset["format"] == "camtrap-dp" and "://" not in str(found.dataset["metadata"]):
+    if reader.package is not None and "://" not in reader.package:
         images = found.dataset["images"]
         print(find_media(found, catalog.table["file_name"].to_pylist()))
         if found.dataset["images"] != images:
             reader, catalog = _read(name, path, found)
     if words := [word for number, word in catalog.categories if number != 0 and is_word_for_empty(word)]:
         print(f"labels taken to mean that there is no animal: {', '.join(words)}")
-        if found.dataset["format"] in ("csv", "folder"):
+        if "label" in type(reader.dataset).model_fields:
             label = found.dataset.setdefault("label", {})
             usual = [] if found.has_labels else Label.model_fields["empty"].default
             label["empty"] = [*usual, *words]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
+from camtrap_batch.vocabulary import counted
 
 _RULES = {
     "gap_min": "events.gap_min",
@@ -21,6 +23,8 @@ _RULES = {
     "empty": "the class that means empty",
 }
 """Key in the meta of a result's snapshot -> text on the key of the job, for people."""
+
+_SAID = ("label", "count", "sex", "life_stage", "behaviour", "individual")
 
 
 def find_causes(before: MergeResult, after: MergeResult) -> list[str]:
@@ -35,6 +39,7 @@ def find_causes(before: MergeResult, after: MergeResult) -> list[str]:
         *_rules(before.snapshot.meta, after.snapshot.meta),
         *_corrections(before, after),
         *_images(before, after),
+        *_cameras(before, after),
     ]
     found += _decided(before, after)
     if not found and before.snapshot.inputs["predictions"] != after.snapshot.inputs["predictions"]:
@@ -80,7 +85,38 @@ def _rules(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 def _corrections(before: MergeResult, after: MergeResult) -> Iterator[str]:
     one, other = (_said_by_people(merged) for merged in (before, after))
     if one != other:
-        yield f"Corrections: people said what {one:,} images show before, {other:,} after."
+        yield f"Corrections: people had labelled {counted(one, 'images')} before, {other:,} after."
+    elif n := _differing(before, after, "frames", "image_id", _SAID, pc.field("label_source") == "human"):
+        yield f"Corrections: people now say something else about {counted(n, 'images')}."
+
+
+def _cameras(before: MergeResult, after: MergeResult) -> Iterator[str]:
+    if n := _differing(before, after, "locations", "location", ("longitude", "latitude")):
+        yield f"Cameras: {counted(n, 'cameras')} with other coordinates."
+    if n := _differing(before, after, "locations", "location", ("camera_days", "effort_source")):
+        yield f"Effort: {counted(n, 'cameras')} with other camera days."
+
+
+def _differing(
+    before: MergeResult,
+    after: MergeResult,
+    name: str,
+    key: str,
+    columns: Sequence[str],
+    rows: pc.Expression | None = None,
+) -> int:
+    """How many rows, known by `key`, both results have, with another value in one of `columns`."""
+    tables = [merged.table(name) for merged in (before, after)]
+    there = [column for column in columns if all(column in table.schema.names for table in tables)]
+    one, other = (table.to_table(columns=[key, *there], filter=rows) for table in tables)
+    at = pc.index_in(other[key], value_set=one[key].combine_chunks())
+    other, one = other.filter(at.is_valid()), one.take(at.drop_null())
+    differs = np.zeros(other.num_rows, bool)
+    for column in there:
+        same = pc.equal(one[column], other[column])
+        both_null = pc.and_(one[column].is_null(), other[column].is_null())
+        differs |= ~pc.or_(pc.fill_null(same, False), both_null).to_numpy().astype(bool)
+    return int(differs.sum())
 
 
 def _decided(before: MergeResult, after: MergeResult) -> Iterator[str]:

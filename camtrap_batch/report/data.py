@@ -155,6 +155,8 @@ class ReportData:
         None if no boxes are known.
     n_corrected
         Number of images for which people said what they show.
+    n_unlabelled
+        Usable images without a label, where only people give labels.
     best_photos, worst_mistakes
         The most confident first.
     n_undated, undated
@@ -214,6 +216,7 @@ class ReportData:
     photos: dict[str, Photo] = field(default_factory=dict)
     detector: Detected | None = None
     n_corrected: int = 0
+    n_unlabelled: int = 0
     best_photos: list[Example] = field(default_factory=list)
     worst_mistakes: list[Example] = field(default_factory=list)
     n_undated: int = 0

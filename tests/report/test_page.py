@@ -372,12 +372,19 @@ def test_empty_tables(make_data: MakeData) -> None:
 
 def test_without_a_model_nothing_is_said_of_one(make_data: MakeData) -> None:
     """Boxes are animals that were seen, labels of people have no confidence, and nothing judges them."""
-    nobody = {"model": None, "metrics": None, "locations": LOCATIONS.empty_table(), "n_undated": 7}
+    nobody = {
+        "model": None,
+        "metrics": None,
+        "locations": LOCATIONS.empty_table(),
+        "n_undated": 7,
+        "n_unlabelled": 9,
+    }
     boxes = Detected("md.json", "d", 0.2, 30, 0, {"animal": 10, "person": 1}, {"animal": 12, "person": 1})
     text = Page(render(make_data(events=0, detector=boxes, **nobody))).text
     assert "No event yet: no dated image has a label. A detector found animals in 10 images" in text
     assert "camtrap review JOB" in text
     assert "7 images have no date and belong to no event." in text
+    assert "What 9 images show: nobody has labelled them." in text
     data = make_data(**nobody)
     photos = [dataclasses.replace(photo, confidence=None) for photo in data.best_photos]
     text = Page(render(dataclasses.replace(data, best_photos=photos))).text

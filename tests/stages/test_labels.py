@@ -92,6 +92,8 @@ def test_labels_are_the_result(unaided: Path) -> None:
         ("b1", "empty", 1, "empty", "human"),
         ("b2", None, None, "not classified", None),
     ]
+    (line,) = (note for note in run_on_driver(unaided, "merge").notes if "nobody" in note)
+    assert line.startswith("images that nobody has labelled, in no event (table frames, no_event): 2;")
     assert rows(unaided, "sequences", "location", "label", "n_images", "best_image_id", "label_source") == [
         ("A", "impala", 4, "a0", "human"),
         ("A", "zebra", 4, "a1", "human"),

@@ -142,7 +142,7 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
             catalog.notes = {text: n for text, n in (catalog.notes | without).items() if n}
         outside = outside_of_root(names)
         if outside is not None:
-            text = f"file names that lead out of dataset.images, and are not opened, such as {outside[0]!r}"
+            text = f"file names outside dataset.images, not opened, such as {outside[0]!r}"
             notes[text] += len(outside)
         catalog.notes |= notes
     if reader.ids_are_paths:

@@ -514,6 +514,13 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
             f"images without a date, in no event (table frames, no_event): {found['no date']:,}"
             + _labelled_undated(run)
         )
+    if found["not classified"]:
+        is_by_people = locations.inputs["model"] == "none"
+        why = "that nobody has labelled" if is_by_people else "that could not be classified"
+        notes.append(
+            f"images {why}, in no event (table frames, no_event): {found['not classified']:,}"
+            + ("; `camtrap review` shows them" if is_by_people else "")
+        )
     if outside := found.get("outside effort"):
         notes.append(
             f"events at a time when no camera worked by its deployments: {outside:,}; they do not count in "

@@ -302,6 +302,7 @@ def _results(context: Context) -> Known:
         "strips": strips,
         "best_photos": _best_photos(events),
         "n_corrected": _corrected(run),
+        "n_unlabelled": _unlabelled(merged),
         **_undated(run),
         **_estimates(merged, events, deployments),
         "photos": dict.fromkeys(ids),
@@ -358,6 +359,13 @@ def _corrected(run: Run) -> int:
     if "label_source" not in table.schema.names:
         return 0
     return int(table.count_rows(filter=pc.field("label_source") == "human"))
+
+
+def _unlabelled(merged: MergeResult) -> int:
+    """How many usable images have no label, where only people give labels."""
+    if merged.snapshot.inputs["model"] != "none":
+        return 0
+    return int(merged.table("frames").count_rows(filter=pc.field("label").is_null()))
 
 
 def _undated(run: Run) -> Known:

@@ -115,7 +115,7 @@ def test_silence(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "SILENCE_S", 0.3)
     began = time.monotonic()
     assert ImageRoot(server.url("stallx1")).read("a/1.jpg") == content(server, "a/1.jpg")
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 15  # without the limit: 20
     with pytest.raises(OSError, match="no answer in time"):
         ImageRoot(server.url("stallx9")).read("a/1.jpg")
 
@@ -129,7 +129,7 @@ def test_no_more_is_read_than_asked_for(server: WebServer) -> None:
     Path(server.folder, "large.avi").write_bytes(bytes(50_000_000))
     began = time.monotonic()
     assert len(ImageRoot(server.url("slowx3")).read("large.avi", 5000)) == 5001
-    assert time.monotonic() - began < 5  # all of it would take a quarter of an hour
+    assert time.monotonic() - began < 60  # all of it would take a quarter of an hour
 
 
 def test_listing(server: WebServer) -> None:
