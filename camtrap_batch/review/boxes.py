@@ -82,11 +82,11 @@ def settle_boxes(
     label, box, count = (said[name].to_pylist() for name in ("label", "box", "count"))
     kept, rest = np.ones(len(row), bool), dict[int, Rest]()
     for image in alone.tolist():
-        mine = np.flatnonzero(row == image).tolist()
+        mine = range(*np.searchsorted(row, [image, image + 1]).tolist())
         others = found.others(image, [box[at] for at in mine])
         names = {label[at] for at in mine if label[at].casefold() not in blank}
         if not names and (left := others.rest()) is not None:
-            kept[mine] = False
+            kept[mine.start : mine.stop] = False
             rest[image] = left
         for name in names:
             first = next(at for at in mine if label[at] == name)
@@ -163,7 +163,7 @@ class _Others:
 
 @dataclass(frozen=True)
 class _Found:
-    """Boxes that count in some images, by the image's number; each has its `number` in the image."""
+    """Boxes that count in some images, by the image's number."""
 
     boxes: dict[int, list[Row]]
 
@@ -196,8 +196,8 @@ class _Found:
         crops = _crops(run, predictions, ids) if classified else {}
         places = {image: place for image, place in zip(images.tolist(), at, strict=True) if place is not None}
         wanted = {place: range(ends[place] - (n[place] or 0), ends[place]) for place in places.values()}
-        found = take_rows(run.table("detections"), sorted(chain(*wanted.values())), columns).to_pylist()
-        of = dict(zip(sorted(chain(*wanted.values())), found, strict=True))
+        rows = sorted(set(chain(*wanted.values())))
+        of = dict(zip(rows, take_rows(run.table("detections"), rows, columns).to_pylist(), strict=True))
         for image, place in places.items():
             if n[place] is None:
                 continue
