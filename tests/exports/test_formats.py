@@ -284,6 +284,20 @@ def test_camtrap_dp(images: Images, tmp_path: Path, check_package: Callable[[Pat
     assert descriptor["temporal"] == {"start": "2021-04-11", "end": "2021-04-20"}
 
 
+def test_camtrap_dp_without_people(check_package: Callable[[Path], None]) -> None:
+    """Nor vehicles: by the model's label, by that of the sequence, by the metadata's."""
+    labels = ["lion", "human", "vehicle", "lion", "lion"]
+    rows = [image(f"i{n}", 3600 * n, label) for n, label in enumerate(labels)]
+    rows[3]["truth"] = "Person"
+    with made(rows) as (images, folder):
+        found = export(images, "camtrap-dp", folder / "out", **{"without-people": True})
+        check_package(folder / "out")
+        assert [row["mediaID"] for row in read_rows(folder / "out" / "media.csv")] == ["i0", "i4"]
+        observed = {row["scientificName"] for row in read_rows(folder / "out" / "observations.csv")}
+    assert observed == {"lion"}
+    assert found.left_out == {"that show people (--without-people)": 3}
+
+
 def test_camtrap_dp_names_what_is_left_out(images: Images, tmp_path: Path) -> None:
     found = export(images, "camtrap-dp", tmp_path / "dp")
     assert found.listed == tmp_path / "dp.left-out.csv"
