@@ -122,10 +122,16 @@ def test_a_log_that_is_a_symbolic_link(merged: Path) -> None:
     assert victim.read_text() == "precious\n"
 
 
-@pytest.mark.parametrize("name", ["merge", "status", "gc"])
+@pytest.mark.parametrize("name", ["merge", "status", "gc", "table", "corrections"])
 def test_a_run_folder_of_a_newer_version(merged: Path, name: str) -> None:
+    (merged / "said.csv").write_text("image_id,label,who\ni1,lion,ada\n")
+    more = {
+        "table": ("manifest", "--out", str(merged / "manifest.csv")),
+        "corrections": (str(merged / "said.csv"),),
+    }.get(name, ())
     (merged / "run" / "format.json").write_text('{"format": 7, "written_by": "9.1", "new": 1}')
-    line = refused(merged, name, code=2)
+    line = refused(merged, name, *more, code=2)
+    assert not (merged / "run" / "corrections").exists()
     assert f"{merged}/run/format.json: written by a newer camtrap-batch (9.1, format 7" in line
 
 

@@ -26,7 +26,7 @@ import fsspec
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import plain, redacted
-from camtrap_batch.vocabulary import MISSING, counted, plural
+from camtrap_batch.vocabulary import MISSING, counted
 
 YES = frozenset(
     {"1", "true", "t", "yes", "y", "x", "ja", "oui", "si", "sí", "sim", "wahr", "vrai", "verdadero"}
@@ -310,9 +310,8 @@ def _table(empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected
     rows: list[list[str | None]] = []
     for line, record in records:
         if any(cell.strip() for cell in record[len(names) :]) or len(record) < len(names):
-            found = plural(len(record), "value")
             raise InputError(
-                f"{path}:{line}: {found}{origin}, the first line names {len(names)} columns"
+                f"{path}:{line}: {len(record)} values{origin}, the first line names {len(names)} columns"
                 + _hint(record, len(names))
             )
         lines.append(line)

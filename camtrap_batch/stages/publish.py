@@ -115,7 +115,7 @@ class PublishStage(Stage):
         edits = 0
         for its, target in targets:
             key = its.job.publish.key
-            if key != KEY and context.stop.is_set() and not wrong:
+            if key != KEY and context.stop.is_set():
                 raise Interrupted(f"publish: interrupted before {key}; the same command goes on")
             try:
                 edits += _push(context, result, replace(merged, run=its), target)
@@ -148,21 +148,19 @@ def _push(context: Context, result: StageResult, merged: MergeResult, target: Ta
     push = target.push(rows, dry_run=context.dry_run)
     n_edits: int = push.edits.num_rows
     result.rows += sum(layer.columns.num_rows for layer in rows)
-    notes = [*_describe(push), *(shown.notes if shown is not None else ())]
     answered = push.edits.filter(push.edits["result"].is_valid())
-    try:
-        if context.dry_run:
-            return n_edits
+    notes = [*_describe(push), *(shown.notes if shown is not None else ())]
+    if not context.dry_run:
         if answered.num_rows:
             context.begin_writing()
             _keep_ledger(context.run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
             about = {"key": job.publish.key, "target": job.target_url, "edits": answered.num_rows}
             context.run.log("pushed", stage="publish", **about, locations=merged.number)
         _require_done(push)
-        if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
+        if context.stop.is_set() and answered.num_rows < n_edits:
             raise Interrupted(
-                f"publish: interrupted with {plural(push.edits.num_rows - answered.num_rows, 'edit')} left; "
-                "the same command goes on"
+                f"publish: interrupted with {plural(n_edits - answered.num_rows, 'edit')} left; the same "
+                "command goes on"
             )
         if isinstance(target, TakesPhotos) and target.wants_photos:
             notes += target.attach(_best_photos(merged), _BEST_NAME)
@@ -171,10 +169,9 @@ def _push(context: Context, result: StageResult, merged: MergeResult, target: Ta
         if answered.num_rows:
             result.shards = result.shards_run = 1
             result.seconds += time.monotonic() - started
-        return n_edits
-    finally:
-        key = job.publish.key
-        result.notes += notes if key == KEY else [f"{key}: {note}" for note in notes]
+    key = job.publish.key
+    result.notes += notes if key == KEY else [f"{key}: {note}" for note in notes]
+    return n_edits
 
 
 def _require_all(wrong: Mapping[str, CamtrapError], keys: Sequence[str]) -> None:

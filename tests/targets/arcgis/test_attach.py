@@ -196,9 +196,15 @@ def test_the_command(
     require_all(server, name, folder)
 
 
+@pytest.mark.parametrize("hidden", ["sensitive", "public"])
 def test_photos_lose_their_place_where_it_may_not_be_known(
-    server: LayerServer, layer: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: LayerServer,
+    layer: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hidden: str,
 ) -> None:
+    """With a public target beside the job's own, a layer that the job does not name may be that one."""
     name, url = layer
     monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", server.token("ranger"))
     exif: Any = Image.Exif()
@@ -212,9 +218,14 @@ def test_photos_lose_their_place_where_it_may_not_be_known(
         "dataset": {"format": "feature-layer", "metadata": url, "layer": {"portal": server.url}},
         "publish": {"sensitive": ["lion"]},
     }
+    to = []
+    if hidden == "public":
+        content["dataset"] = {"format": "csv", "metadata": "photos.csv", "images": "photos"}
+        content["publish"] = {"target": "arcgis", "portal": server.url, "public": "public.gpkg"}
+        to = ["--layer", url]
     job.write_text(yaml.safe_dump(content))
     for _ in range(2):  # the second finds it there
-        assert main(["layer", "attach", str(job), "--folder", str(tmp_path / "photos")]) == 0
+        assert main(["layer", "attach", str(job), "--folder", str(tmp_path / "photos"), *to]) == 0
     (attached,) = server.attachments(0, name)
     assert attached["name"] == "a.jpg"
     assert b"Exif" not in bytes(attached["content"])
