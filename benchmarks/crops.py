@@ -118,7 +118,9 @@ def camtrap(job: Path, stage: str, *assignments: str) -> None:
 def what_is_there(job: Path, on: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The figures of the model that was trained last, and the split of each selected image."""
     run = open_run(Job.load(job, [f"train.on={on}"]))
-    model = run.snapshot("model").meta["model_id"]
+    trained = run.current("model")
+    assert trained is not None
+    model = trained.meta["model_id"]
     metrics: dict[str, Any] = json.loads(run.folder.read(f"models/{model}/metrics.json"))
     rows = run.table("selection").to_table(columns=["image_id", "split"])
     splits = zip(rows["image_id"].to_pylist(), rows["split"].to_pylist(), strict=True)
