@@ -182,10 +182,13 @@ def _places(
 
     low = np.searchsorted(middle, middle - reach * boxes[:, 2])
     high = np.searchsorted(middle, middle + reach * boxes[:, 2], side="right")
+    in_vain: set[bytes] = set()  # equal boxes have equal answers, until some of those around are taken
     for row in np.flatnonzero(high - low >= min_frames):
         if not free[row] or np.count_nonzero(free[low[row] : high[row]]) < min_frames:
             continue
         box = boxes[row]
+        if (key := box.tobytes()) in in_vain:
+            continue
         members = around(box)
         # A box at the edge of the spot may have too few around it: look from the spot's middle.
         for _ in range(_ROUNDS):
@@ -195,7 +198,10 @@ def _places(
             members = around(box)
         if len(np.unique(frame[members])) >= min_frames:
             free[members] = False
+            in_vain.clear()
             yield members, box
+        else:
+            in_vain.add(key)
 
 
 def _reach(iou: float) -> float:
