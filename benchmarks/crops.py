@@ -2,12 +2,12 @@
 
     python benchmarks/crops.py [--images N] [--splits N] [--seconds S] [--scratch DIR]
 
-Draws a data set like the demo's, of a third of its size, and does the demo's job as far as `detect`. Then
-selects and trains twice for each of several splits, on whole frames and on crops of the detector's boxes.
-Both models are judged by the labels of images of the same cameras that neither has seen: that of crops by
-what the rules for boxes make of them. Printed are both balanced accuracies for each split, their means, and
-the mean difference with a 95 % interval (paired, Student's t over splits). They are drawings, not
-photographs. No split begins that would not end within `--seconds`. Ends with 1 where crops are no better.
+Draws a data set like the demo's, of half its size, and does the demo's job as far as `detect`. Then selects
+and trains twice for each of several splits, on whole frames and on crops of the detector's boxes. Both
+models are judged by the labels of images of the same cameras that neither has seen: that of crops by what
+the rules for boxes make of them. Printed are both balanced accuracies for each split, their means, and the
+mean difference with a 95 % interval (paired, Student's t over splits). They are drawings, not photographs.
+No split begins that would not end within `--seconds`. Ends with 1 where crops are no better.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def camtrap(job: Path, stage: str, *assignments: str) -> None:
 def what_is_there(job: Path, on: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The figures of the model that was trained last, and the split of each selected image."""
     run = open_run(Job.load(job, [f"train.on={on}"]))
-    model = run.snapshot("model").meta["model_id"]
+    trained = run.current("model")
+    assert trained is not None
+    model = trained.meta["model_id"]
     metrics: dict[str, Any] = json.loads(run.folder.read(f"models/{model}/metrics.json"))
     rows = run.table("selection").to_table(columns=["image_id", "split"])
     splits = zip(rows["image_id"].to_pylist(), rows["split"].to_pylist(), strict=True)

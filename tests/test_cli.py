@@ -132,6 +132,15 @@ def test_upkeep_where_there_is_no_run_folder(
     assert not (job.parent / "runs").exists()
 
 
+def test_a_place_where_nothing_can_be_written(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told before anything is read or made."""
+    if not Path("/proc").is_dir():
+        pytest.skip("no folder in which not even root can write")
+    for command in (["table", str(job), "catalog"], ["export", str(job), "--to", "csv"], ["diff", str(job)]):
+        line = refused(capsys, *command, "--out", "/proc/x.csv")
+        assert "--out /proc/x.csv: nothing can be written in /proc: " in line
+
+
 def test_nothing_there_for_status_and_table(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(job)]) == 0
     assert "waiting" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def _rules(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 def _corrections(before: MergeResult, after: MergeResult) -> Iterator[str]:
     one, other = (_said_by_people(merged) for merged in (before, after))
     if one != other:
-        yield f"Corrections: people had labelled {counted(one, 'images')} before, {other:,} after."
+        yield f"Corrections: {counted(one, 'images')} with labels of people before, {other:,} after."
     elif n := _differing(before, after, "frames", "image_id", _SAID, pc.field("label_source") == "human"):
         yield f"Corrections: people now say something else about {counted(n, 'images')}."
 

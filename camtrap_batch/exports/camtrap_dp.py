@@ -351,7 +351,7 @@ def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Int
         ("with an id that Camtrap DP takes as missing", _is_refused(rows["image_id"], None)),
     ]
     if without_people:
-        others.append((SHOWS_PEOPLE, pa.array(shows_people(images, block))))
+        others.append((SHOWS_PEOPLE, pa.chunked_array([shows_people(images, block)])))
     why = [f"with status {name}" for name in statuses] + [text for text, _ in others]
     found = np.full(rows.num_rows, -1, np.int64)
     for number, (_, mask) in enumerate(others, len(statuses)):

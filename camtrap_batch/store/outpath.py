@@ -3,8 +3,10 @@ complete."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from camtrap_batch.errors import UserError, choices
 from camtrap_batch.job import Job
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_file(out: str, job: Job, endings: Collection[str]) -> Path:
@@ -63,7 +67,7 @@ def check_folder(out: str, job: Job, is_ours: Callable[[Path], bool], *, instead
 
 
 def check_path(out: str, job: Job) -> Path:
-    """An absolute path on this machine, outside the job's input, in an existing folder.
+    """An absolute path on this machine, outside the job's input, in an existing folder that can be written.
 
     Raises UserError if it is anything else.
     """
@@ -74,6 +78,13 @@ def check_path(out: str, job: Job) -> Path:
     path = Path(os.path.abspath(out))  # noqa: PTH100 - keeps the user's symbolic links
     if not path.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {path.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as problem:
+        if problem.errno in _FULL:
+            raise
+        raise UserError(f"--out {out}: nothing can be written in {path.parent}: {problem.strerror}") from None
     return path
 
 

@@ -51,11 +51,19 @@ class Run:
         self._look()
         found = self.current(name) if number is None else snapshots.load(self.folder, name, number)
         if found is None:
-            stage = schemas.MADE_BY.get(name)
-            how = f"run `camtrap {stage} JOB` first (or `camtrap reprocess JOB`)"
-            how = how if stage is not None else "`camtrap review JOB` makes it"
-            raise NotMade(f"{self.folder.url}: the table {name} is not there yet; {how}")
+            raise NotMade(f"{self.folder.url}: the table {name} is not there yet; {self._maker_of(name)}")
         return found
+
+    def _maker_of(self, name: str) -> str:
+        """What makes a table that is not there."""
+        stage = schemas.MADE_BY.get(name)
+        if stage is None:
+            return "`camtrap review JOB` makes it"
+        if stage == "detect" and self.job.detect is None and self.job.infer.detections is None:
+            return "it needs a section detect in the job file (docs/detectors.md)"
+        if any(by == stage and self.current(other) for other, by in schemas.MADE_BY.items()):
+            return f"`camtrap {stage}` has run without making it; docs/tables.md says when it does"
+        return f"run `camtrap {stage} JOB` first (or `camtrap reprocess JOB`)"
 
     def current(self, name: str) -> Snapshot | None:
         """The newest snapshot of a table (or of `model`), None if there is none yet.

@@ -62,12 +62,12 @@ def test_what_people_said(job: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "said.csv").write_text("file,label\ni0.jpg,oryx\n")
     assert main(["corrections", str(job), str(tmp_path / "said.csv")]) == 0
     run_on_driver(job, "merge")
-    assert causes(job) == ["Corrections: people had labelled 0 images before, 1 after."]
+    assert causes(job) == ["Corrections: 0 images with labels of people before, 1 after."]
     out = tmp_path / "diff.html"
     assert main(["diff", str(job), "--out", str(out)]) == 0
-    assert "Corrections: people had labelled 0 images before, 1 after." in capsys.readouterr().out
+    assert "Corrections: 0 images with labels of people before, 1 after." in capsys.readouterr().out
     html = out.read_text()
-    assert "Corrections: people had labelled" in html
+    assert "Corrections: 0 images with labels" in html
     (figure,) = re.findall(r"<figure class=\"photo\">(.*?)</figure>", html, re.S)
     assert "<b>lion</b> → <b>oryx</b>" in figure
     assert "i0.jpg" in figure

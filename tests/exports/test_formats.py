@@ -30,6 +30,7 @@ from support_runs import Row, commit, run_on_driver
 
 from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_deployment_sites
 from camtrap_batch.catalog.cct import read_cct
+from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.errors import InputError
 from camtrap_batch.exports import Images
 from camtrap_batch.exports.cct import number_categories
@@ -283,6 +284,20 @@ def test_camtrap_dp(images: Images, tmp_path: Path, check_package: Callable[[Pat
     assert descriptor["temporal"] == {"start": "2021-04-11", "end": "2021-04-20"}
 
 
+def test_camtrap_dp_without_people(check_package: Callable[[Path], None]) -> None:
+    """Nor vehicles: by the model's label, by that of the sequence, by the metadata's."""
+    labels = ["lion", "human", "vehicle", "lion", "lion"]
+    rows = [image(f"i{n}", 3600 * n, label) for n, label in enumerate(labels)]
+    rows[3]["truth"] = "Person"
+    with made(rows) as (images, folder):
+        found = export(images, "camtrap-dp", folder / "out", **{"without-people": True})
+        check_package(folder / "out")
+        assert [row["mediaID"] for row in read_rows(folder / "out" / "media.csv")] == ["i0", "i4"]
+        observed = {row["scientificName"] for row in read_rows(folder / "out" / "observations.csv")}
+    assert observed == {"lion"}
+    assert found.left_out == {"that show people (--without-people)": 3}
+
+
 def test_camtrap_dp_names_what_is_left_out(images: Images, tmp_path: Path) -> None:
     found = export(images, "camtrap-dp", tmp_path / "dp")
     assert found.listed == tmp_path / "dp.left-out.csv"
@@ -356,7 +371,7 @@ def test_camtrap_dp_of_odd_names(
         for row in read:
             was = wanted[row["image_id"]]
             assert row["datetime"] == was["datetime"]
-            assert row["file_name"] == was["file_name"].strip()
+            assert row["file_name"] == tidy_name(was["file_name"].strip())
             assert row["location"] == was["location"].strip()
             assert [label["name"] for label in row["labels"]] == [" ".join(was["location"].split())]
 

@@ -23,6 +23,7 @@ from support_runs import predict, run_on_driver, write_run
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
+from camtrap_batch.errors import InputError
 from camtrap_batch.events import combine, find_events
 from camtrap_batch.events.human import overrule
 from camtrap_batch.events.labels import Names, of_corrections, of_metadata, one_of_each
@@ -79,6 +80,19 @@ def unaided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(job: Path, table: str, *names: str) -> list[tuple[Any, ...]]:
     found = open_run(job).table(table).to_table().to_pylist()
     return [tuple(row[name] for name in names) for row in found]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("metrics", "`camtrap merge` has run without making it; docs/tables.md"),
+        ("boxes", "it needs a section detect in the job file"),
+        ("selection", "run `camtrap select JOB` first"),
+    ],
+)
+def test_a_table_that_the_job_does_not_make(unaided: Path, table: str, words: str) -> None:
+    with pytest.raises(InputError, match=f"the table {table} is not there yet; {words}"):
+        open_run(unaided).table(table)
 
 
 def test_labels_are_the_result(unaided: Path) -> None:
