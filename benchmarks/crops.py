@@ -2,12 +2,12 @@
 
     python benchmarks/crops.py [--images N] [--splits N] [--seconds S] [--scratch DIR]
 
-Draws a data set like the demo's, of a third of its size, and does the demo's job as far as `detect`. Then
-selects and trains twice for each of several splits, on whole frames and on crops of the detector's boxes.
-Both models are judged by the labels of images of the same cameras that neither has seen: that of crops by
-what the rules for boxes make of them. Printed are both balanced accuracies for each split, their means, and
-the mean difference with a 95 % interval (paired, Student's t over splits). They are drawings, not
-photographs. No split begins that would not end within `--seconds`. Ends with 1 where crops are no better.
+Draws a data set like the demo's, of half its size, and does the demo's job as far as `detect`. Then selects
+and trains twice for each of several splits, on whole frames and on crops of the detector's boxes. Both
+models are judged by the labels of images of the same cameras that neither has seen: that of crops by what
+the rules for boxes make of them. Printed are both balanced accuracies for each split, their means, and the
+mean difference with a 95 % interval (paired, Student's t over splits). They are drawings, not photographs.
+No split begins that would not end within `--seconds`. Ends with 1 where crops are no better.
 """
 
 from __future__ import annotations
