@@ -132,7 +132,7 @@ def location_of_path(
 
     def folder(path: str) -> str | None:
         parents = PurePosixPath(path).parts[:-1]
-        if not parents:
+        if not parents or ".." in parents:  # out of the image root, there is no camera
             return None
         return "/".join(parents) if level is None or level >= len(parents) else parents[level]
 

@@ -294,7 +294,7 @@ def _job_text(
         row(0, "select", {"empty": {"class": found.empty}}, "the label that means that there is no animal")
     if found.results is not None:
         rows.append(("detect:", ""))
-        row(1, "results", _relative(found.results, base), "boxes, so that crops of animals are classified")
+        row(1, "results", _relative(found.results, base), "boxes of animals, people and vehicles")
     if is_labelled:
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))

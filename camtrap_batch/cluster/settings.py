@@ -20,6 +20,9 @@ SETTINGS: dict[str, Any] = {
     # Tasks return receipts: there is nothing to spill; only the task itself uses memory.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
+    # Nor does waiting make room: a worker that its libraries alone nearly fill would stand still until it is
+    # taken for stalled.
+    "distributed.worker.memory.pause": False,
     "distributed.worker.preload": ["camtrap_batch.worker"],
     # Every 10 ms, the default, takes a tenth of a training task's time.
     "distributed.worker.profile.interval": "100ms",

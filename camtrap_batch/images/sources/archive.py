@@ -109,7 +109,8 @@ class Archive:
         inside = f"{self._folder}/" if self._folder else ""
         for name in self._index().names:
             path = name.as_py()
-            if path.startswith(inside) and not is_hidden(path):
+            # One that leads out of the folder gets a row that says so.
+            if path.startswith(inside) and (is_unsafe(path) or not is_hidden(path)):
                 yield path[len(inside) :]
 
     def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:

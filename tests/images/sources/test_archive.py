@@ -176,6 +176,18 @@ def test_a_folder_inside(tmp_path: Path) -> None:
         ImageRoot(f"zip://{path}").check()
 
 
+def test_a_member_that_leads_out_of_the_zip_is_listed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("cam/a.jpg", "../evil.jpg", ".hidden/b.jpg"):
+            archive.writestr(name, b"jpeg")
+    root = ImageRoot(str(tmp_path / "a.zip"))
+    assert sorted(root.walk()) == ["../evil.jpg", "cam/a.jpg"]
+    listing = root.listing(["../evil.jpg"])
+    assert listing.sizes.tolist() == [-1]
+    with pytest.raises(ValueError, match="not a path inside the image root"):
+        root.read("../evil.jpg")
+
+
 def test_a_folder_that_is_called_zip(tmp_path: Path) -> None:
     (tmp_path / "x.zip").mkdir()
     (tmp_path / "x.zip" / "a.jpg").write_bytes(b"a")
