@@ -210,7 +210,8 @@ def write_spots(path: Path, size: int) -> Path:
         node("ReduceMean", ["colour"], ["brightness"], axes=[1], keepdims=1),
         node("Sub", ["brightness", "bright_enough"], ["beyond"]),
         node("Relu", ["beyond"], ["how_much"]),
-        node("Mul", ["how_much", "much"], ["sure"]),
+        node("Mul", ["how_much", "much"], ["how_sure"]),
+        node("Min", ["how_sure", "most"], ["sure"]),
         node("Concat", ["fixed", "anywhere"], ["boxes"], axis=2),
         node("Concat", ["unsure", "sure"], ["scores"], axis=2),
         node("Concat", ["boxes", "scores"], ["output0"], axis=1),
@@ -220,7 +221,7 @@ def write_spots(path: Path, size: int) -> Path:
         "twice_blue": np.array([0, 1, 2, 2]), "fixed": fixed, "scale": scale, "least": least,
         **{
             name: np.array([value], np.float32)
-            for name, value in {"dim": 0.64, "little": 0.4, "bright_enough": 0.52, "much": 2.0}.items()
+            for name, value in {"dim": 0.64, "little": 0.4, "bright_enough": 0.6, "much": 8, "most": 0.95}.items()
         },
     }  # fmt: skip
     graph = helper.make_graph(
