@@ -216,13 +216,11 @@ def write_spots(path: Path, size: int) -> Path:
         node("Concat", ["unsure", "sure"], ["scores"], axis=2),
         node("Concat", ["boxes", "scores"], ["output0"], axis=1),
     ]
+    numbers = {"dim": 0.64, "little": 0.4, "bright_enough": 0.6, "much": 8, "most": 0.95}
     known = {
         "of_small": np.array([1, 1, n]), "of_large": np.array([1, 3, m]),
         "twice_blue": np.array([0, 1, 2, 2]), "fixed": fixed, "scale": scale, "least": least,
-        **{
-            name: np.array([value], np.float32)
-            for name, value in {"dim": 0.64, "little": 0.4, "bright_enough": 0.6, "much": 8, "most": 0.95}.items()
-        },
+        **{name: np.array([value], np.float32) for name, value in numbers.items()},
     }  # fmt: skip
     graph = helper.make_graph(
         nodes,
