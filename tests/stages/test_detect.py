@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 from collections import Counter
@@ -26,6 +27,7 @@ from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.errors import CamtrapError, ClusterError, Damaged, InputError, JobError, StageError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
+from camtrap_batch.notices import LOGGER
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.order import STAGES, parse_options, run_one
 from camtrap_batch.pipeline.rows import unpack
@@ -270,6 +272,7 @@ def test_damage_to_the_kept_detector_is_found_before_it_is_used(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its file is copied again; a worker that meets another content does not load it."""
+    caplog.set_level(logging.WARNING, LOGGER.name)
     job = Made(folder, model="spots.onnx")
     job.do()
     (kept,) = (folder / "run" / "detectors").iterdir()
