@@ -235,8 +235,8 @@ def drive(scheduler: int, address: str, folder: str, workers: int, shards: int, 
     from camtrap_batch.engine.dask.executor import DaskExecutor
     from camtrap_batch.monitor.display import Silent
     from camtrap_batch.pipeline.context import Context
-    from camtrap_batch.pipeline.context import _observe as observe
     from camtrap_batch.pipeline.rows import pack
+    from camtrap_batch.pipeline.shards import _observe as observe
     from camtrap_batch.store.run import Run
     from camtrap_batch.store.shards import Plan, Shard
 
