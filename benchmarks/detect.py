@@ -135,12 +135,14 @@ def measure_scale(folder: Path, images: int) -> int:
     more = ("--set", "detect.threshold=0.005")
     measure_stage(report, job, folder, "detect", images, parts=parts, more=more)
     report_boxes(report, job)
-    compare_workers(report, folder, content, min(images, MOST_FOR_WORKERS), "trivial")
+    ratios = {"trivial": compare_workers(report, folder, content, min(images, MOST_FOR_WORKERS), "trivial")}
     content["validate"]["thumbnails"] = 192
     content["detect"] |= {"model": str(write_network(folder / "network.onnx", 192)), "precision": "auto"}
-    ratio = compare_workers(report, folder, content, min(images, MOST_FOR_WORKERS // 25), "YOLO11s")
-    if CORES > 1:
-        name = f"of one worker, {CORES} workers"
+    ratios["YOLO11s"] = compare_workers(
+        report, folder, content, min(images, MOST_FOR_WORKERS // 25), "YOLO11s"
+    )
+    for network, ratio in ratios.items() if CORES > 1 else ():
+        name = f"{network}, of one worker, {CORES} workers"
         if not at_least(name, ratio, 0.9 * CORES):
             report.missed.append(name)
     return report.end()

@@ -86,7 +86,7 @@ def test_thumbnail_and_original_look_the_same_to_the_network() -> None:
 @pytest.mark.skipif(not REAL.exists(), reason="the real photos are not on this machine")
 def test_every_real_photo_decodes() -> None:
     photos = [path for path in sorted(REAL.rglob("*")) if path.suffix.lower() == ".jpg"]
-    assert len(photos) >= 8
+    assert len(photos) in (9, 24)  # in this repository, and beside it
     for photo in photos:
         assert decode(photo.read_bytes(), 64).std() > 5, photo.name
 
