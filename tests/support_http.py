@@ -162,6 +162,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Of some 64 requests at once, five can wait by default, and a dropped one waits for its time-out.
+    request_queue_size = 1024
+
+
 class WebServer:
     """The server, as a test sees it."""
 
@@ -192,8 +198,7 @@ def web_server(folder: Path) -> Iterator[WebServer]:
 
 def main() -> None:
     Handler.folder, Handler.seen, Handler.requests = Path(sys.argv[1]), Counter(), []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()  # until the test is gone

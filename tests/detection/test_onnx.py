@@ -153,7 +153,7 @@ def test_a_batch_that_is_too_large_is_halved(tmp_path: Path) -> None:
     assert network.sizes[:5] == [8, 4, 2, 2, 4]
     # At most one more, which was put together before memory ran out; and none after it is larger again.
     assert network.sizes.count(8) <= 2
-    assert set(network.sizes[-12:]) == {2}
+    assert max(network.sizes[-12:]) == 2
 
     finder = OnnxFinder(detector, network, 8)  # type: ignore[arg-type]
     views = finder._prepare(photo())
