@@ -617,7 +617,7 @@ class ResultsDetector:
         n, n_known = len(lists), len(lists) - lists.null_count
         notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
         if lists.null_count:
-            notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
+            notes[0] += f"; nothing is known of the other {lists.null_count:,}"
         if others:
             notes.append(f"{self.key}: {plural(others, 'entry matches', 'entries match')} no usable image")
         n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()

@@ -43,7 +43,14 @@ HELP: dict[str, str] = {
     "random": "a random order, the same each time",
 }
 
-_ROUNDS = 15
+_SIZES = 4.0 ** np.arange(3)
+"""Numbers of sequences that a species may be expected in at a camera."""
+
+_MOST = 0.9
+"""Of a camera's sequences, the largest share that a species may be expected in."""
+
+_LEAST = 1e-6
+_ROUNDS, _STEPS = 2, 8
 
 _PERSONS = pa.array(PERSONS)
 
@@ -75,19 +82,30 @@ class Evidence:
 class _Records:
     """What sequences say about species at cameras: an entry for each sequence and species that it may show.
 
+    The entries of a record follow each other: first the sequences that claim it, then the others, the most
+    probable first.
+
     Attributes
     ----------
     sequence, record : (entries,) number of the sequence, and of the record
-    p : (entries,) probability that it shows the species, if that is at the camera at all
     is_claim : (entries,) whether the species is its label
-    present : (records,) probability that the species is at the camera
+    finds : (entries,) probability that it is the first of its record's sequences that shows the species
     """
 
     sequence: Ints
     record: Ints
-    p: Floats
     is_claim: npt.NDArray[np.bool_]
-    present: Floats
+    finds: Floats
+
+    @property
+    def claims(self) -> Ints:
+        """(entries,) how many sequences claim the entry's record."""
+        return np.bincount(self.record, self.is_claim)[self.record].astype(np.int64)
+
+    @property
+    def absent(self) -> Floats:
+        """(entries,) probability that no sequence shows the species of the entry's record."""
+        return np.asarray(1 - np.bincount(self.record, self.finds)[self.record], np.float64)
 
 
 def usefulness(known: Evidence) -> tuple[Floats, float]:
@@ -97,61 +115,29 @@ def usefulness(known: Evidence) -> tuple[Floats, float]:
     -------
     (n,) value of each sequence, and the expected number of wrong records before any review
     """
-    value = np.zeros(len(known.label))
     found = _records(known)
-    n = len(found.present)
-    if not n:
-        return value, 0.0
-    claims = np.bincount(found.record[found.is_claim], minlength=n)
-    nothing = np.bincount(found.record, np.log1p(-found.p), n)
-    nothing_claimed = np.bincount(found.record[found.is_claim], np.log1p(-found.p[found.is_claim]), n)
-    # Claimed, and no claiming sequence is right: all of them must be reviewed.
-    wrong = np.where(claims > 0, 1 - found.present * (1 - np.exp(nothing_claimed)), 0)
-    np.add.at(
-        value,
-        found.sequence[found.is_claim],
-        (wrong / np.maximum(claims, 1))[found.record[found.is_claim]],
-    )
-    # Not claimed, but present: the sequence that shows it must be found.
-    missed = np.where(claims == 0, found.present * (1 - np.exp(nothing)), 0)
-    is_new = claims[found.record] == 0
-    finds = found.present[found.record] * found.p
-    np.add.at(value, found.sequence[is_new], finds[is_new])
-    return value, float(wrong.sum() + missed.sum())
+    claims = found.claims
+    # A wrong claim goes once all its sequences are reviewed, a species that was missed once one shows it.
+    removed = np.where(found.is_claim, found.absent / np.maximum(claims, 1), np.where(claims, 0, found.finds))
+    value = np.bincount(found.sequence, removed, len(known.label)).astype(np.float64)
+    return value, float(removed.sum())
 
 
 def priorities(known: Evidence) -> Floats:
     """(n,) how early to look at each sequence: wrong records removed per look."""
-    value = np.zeros(len(known.label))
     found = _records(known)
-    n = len(found.present)
-    if not n:
-        return value
-    # The most probable sequence of each record first; its claims apart from other sequences that may show it.
-    order = np.lexsort((-found.p, ~found.is_claim, found.record))
-    record, is_claim = found.record[order], found.is_claim[order]
-    p, present = found.p[order], found.present[found.record[order]]
-    claims = np.bincount(record[is_claim], minlength=n)[record]
-    left = _left_open(record * 2 + is_claim, p)
-    nothing = np.bincount(record[is_claim], np.log1p(-p[is_claim]), n)[record]
-    wrong = 1 - present * (1 - np.exp(nothing))
-    # If no claim is right, all are looked at; otherwise one after the other until one is.
-    mean = np.bincount(record[is_claim], p[is_claim], n)[record] / np.maximum(claims, 1)
-    until_right = np.minimum(1 / np.maximum(mean, 1e-9), claims)
-    looks = np.maximum(wrong * claims + (1 - wrong) * until_right, 1)
-    still_open = wrong + (1 - wrong) * left
-    gain = np.where(is_claim, wrong / looks * still_open, np.where(claims == 0, present * p * left, 0))
-    np.add.at(value, found.sequence[order], gain)
-    return value
-
-
-def _left_open(group: Ints, p: Floats) -> Floats:
-    """For sorted groups: the probability that no earlier row of its group shows the species."""
-    log = np.log1p(-p)
-    before = np.cumsum(log) - log
-    starts = np.r_[True, group[1:] != group[:-1]]
-    first = np.maximum.accumulate(np.where(starts, np.arange(len(p)), 0))
-    return np.asarray(np.exp(before - before[first]), np.float64)
+    claims, absent = found.claims, found.absent
+    n = int(found.record.max(initial=-1)) + 1
+    before = np.cumsum(found.finds) - found.finds
+    starts = np.searchsorted(found.record, np.arange(n))
+    still_open = 1 - (before - before[starts][found.record])
+    # A wrong claim is looked at until one is right, or to the end. If none is, but another sequence shows
+    # the species, its record goes though it was right.
+    looks = np.bincount(found.record, found.is_claim * still_open)[found.record]
+    missed = np.bincount(found.record, ~found.is_claim * found.finds)[found.record]
+    removed = np.maximum(absent - missed, 0) / np.maximum(looks, 1)
+    gain = np.where(found.is_claim, removed * still_open, np.where(claims, 0, found.finds))
+    return np.bincount(found.sequence, gain, len(known.label)).astype(np.float64)
 
 
 def after_looks(known: Evidence, seen: Mapping[int, Sequence[str]], empty: str) -> Evidence:
@@ -185,49 +171,84 @@ def after_looks(known: Evidence, seen: Mapping[int, Sequence[str]], empty: str) 
 
 
 def _records(known: Evidence) -> _Records:
-    """Weight what each sequence says by what the others at its camera say: a species is there, or is not.
+    """Weight what each sequence says by what the others at its camera say.
 
-    If it is there, it has a share of the camera's sequences; if not, none of them shows it. Share and
-    probability of presence are found together by expectation maximisation, like the classes of a latent class
-    model (Dempster, Laird and Rubin 1977, Journal of the Royal Statistical Society B 39, 1-38).
+    A species is in none of a camera's sequences, or in a share of them, at least in one. How many cameras
+    each species is at, and how shares are distributed, is learnt from all records by expectation
+    maximisation (Dempster, Laird and Rubin 1977, Journal of the Royal Statistical Society B 39, 1-38). The
+    species expected at a camera are then the prior there of what each of its sequences shows, in place of the
+    classifier's (Saerens, Latinne and Decaestecker 2002, Neural Computation 14, 21-41), and so forth.
     """
-    n = len(known.label)
     camera = encode(known.location)[0] + 1
+    sequence, species, is_claim, p = _entries(known)
+    n_species = int(species.max(initial=-1)) + 1
+    key = camera[sequence] * n_species + species
+    order = np.argsort(key, kind="stable")
+    sequence, species, is_claim = sequence[order], species[order], is_claim[order]
+    p, key = p[order], key[order]
+    is_start = np.diff(key, prepend=-1) != 0
+    starts, record = np.flatnonzero(is_start), np.cumsum(is_start) - 1
+    if not len(key):
+        return _Records(sequence, record, is_claim, p)
+    of, at = species[starts], camera[sequence[starts]]
+    n_at = np.bincount(camera).astype(float)
+    n_here, n_cameras = n_at[at], np.count_nonzero(n_at)
+
+    n = len(camera)
+    prior = np.clip(np.bincount(species, p) / n, _LEAST, 0.5)
+    ratio = p / prior[species]
+    nothing_else = np.clip(1 - np.bincount(sequence, p, n), _LEAST, 1) / max(1 - prior.sum(), 0.001)
+
+    share = np.minimum(_SIZES[:, None] / n_here, _MOST)
+    odds, none = share / (1 - share), n_here * np.log1p(-share)
+    there, sizes = np.full(n_species, 0.3), np.full(len(_SIZES), 1 / len(_SIZES))
+    lift, shown = np.empty_like(share), np.empty_like(share)
+    expected = prior[of]  # part of the camera's sequences that show the species
+    for _ in range(_ROUNDS):
+        # How much more probable what is seen of the sequence is with the species than with anything else.
+        other = np.clip(1 - np.bincount(at, expected, len(n_at)), 0.001, 1)[camera] * nothing_else
+        of_entry = expected[record]
+        everything = np.bincount(sequence, of_entry * ratio, n) + other
+        factor = ratio * (1 - of_entry) / np.maximum(everything[sequence] - of_entry * ratio, _LEAST)
+        factor[p >= 1 - _LEAST] = 1 / _LEAST  # seen; a sequence may show several species
+        for size, o in enumerate(odds):
+            x = o[record] * factor
+            lift[size] = np.add.reduceat(np.log1p(x), starts)
+            shown[size] = np.add.reduceat(x / (1 + x), starts)
+        some = -np.expm1(-lift)
+        log = none + lift + np.log(some / -np.expm1(none))
+        most = np.maximum(log.max(axis=0), 0)
+        if_there, if_not = np.exp(log - most), np.exp(-most)
+        for _ in range(_STEPS):
+            likelihood, chance = sizes @ if_there, there[of]
+            weight = chance / (chance * likelihood + (1 - chance) * if_not)
+            posterior = sizes[:, None] * if_there * weight
+            sizes = posterior.sum(axis=1) + _LEAST
+            sizes /= sizes.sum()
+            there = (np.bincount(of, weight * likelihood) + 0.5) / (n_cameras + 1)
+        expected = np.clip((posterior / some * shown).sum(axis=0) / n_here, 0.05 / n_here, _MOST)
+
+    # One key instead of three: the fraction is the order among a record's claims, or its other sequences.
+    order = np.argsort(2 * record + ~is_claim + 1 / (1 + factor), kind="stable")
+    sequence, is_claim, factor = sequence[order], is_claim[order], factor[order]
+    finds = np.zeros(len(record))
+    for o, weight in zip(odds, posterior / some, strict=True):
+        x = o[record] * factor
+        log = np.log1p(x)
+        before = np.cumsum(log) - log
+        finds += weight[record] * x / (1 + x) * np.exp(before[starts][record] - before)
+    return _Records(sequence, record, is_claim, finds)
+
+
+def _entries(known: Evidence) -> tuple[Ints, Ints, npt.NDArray[np.bool_], Floats]:
+    """Sequence, code of the species, whether it is the label, and how probable: each pair once."""
     rows = np.flatnonzero(known.claims)
     species = encode(pa.concat_arrays([known.label.take(pa.array(rows)), known.species]))[0]
     sequence = np.concatenate([rows, known.sequence])
     p = np.concatenate([np.nan_to_num(known.confidence[rows]), known.probability])
-    is_claim = np.arange(len(sequence)) < len(rows)
     # A label is also among the most likely classes: once is enough.
-    pair = sequence * (int(species.max(initial=0)) + 1) + species
-    first = np.unique(pair, return_index=True)[1]
-    sequence, species, is_claim, p = sequence[first], species[first], is_claim[first], p[first]
-    p = np.clip(p, 1e-6, 1 - 1e-6)
-    n_species = int(species.max(initial=-1)) + 1
-    keys, record = np.unique(camera[sequence] * n_species + species, return_inverse=True)
-    if not len(keys):
-        return _Records(sequence, record, p, is_claim, np.zeros(0))
-    of = keys % n_species
-    n_here = np.bincount(camera)[keys // n_species].astype(float)
-    n_cameras = len(np.unique(camera))
-    prior = np.clip(np.bincount(species, p, n_species) / n, 1e-6, 0.5)[species]
-    factor = p / (1 - p) * (1 - prior) / prior
-    silent = n_here - np.bincount(record, minlength=len(keys))
-    share = np.clip(np.bincount(record, p, len(keys)) / n_here, 0.5 / n_here, 0.99)
-    there = np.full(n_species, 0.3)
-    present = np.ones(len(keys))
-    shows = p
-    for _ in range(_ROUNDS):
-        of_entry = share[record]
-        mixed = 1 - of_entry + of_entry * factor
-        shows = of_entry * factor / mixed
-        evidence = np.bincount(record, np.log(mixed), len(keys)) + silent * np.log1p(-share)
-        # A fitted share explains too well: subtract the price of one parameter (Schwarz 1978).
-        odds = np.log(there[of]) - np.log1p(-there[of]) + evidence - 0.5 * np.log(n_here)
-        present = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
-        share = np.clip(np.bincount(record, shows, len(keys)) / n_here, 0.5 / n_here, 0.99)
-        there = (np.bincount(of, present, n_species) + 0.5) / (n_cameras + 1)
-    return _Records(sequence, record, np.clip(shows, 0, 1 - 1e-9), is_claim, present)
+    first = np.unique(sequence * (int(species.max(initial=0)) + 1) + species, return_index=True)[1]
+    return sequence[first], species[first], first < len(rows), np.clip(p[first], _LEAST, 1 - _LEAST)
 
 
 def label_errors(known: Evidence, truth: pa.Array) -> Floats:

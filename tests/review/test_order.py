@@ -17,7 +17,7 @@ from support_exports import image, run_on_driver, write_run
 from camtrap_batch.cli import main
 from camtrap_batch.errors import Damaged
 from camtrap_batch.review.items import Items
-from camtrap_batch.review.order import Evidence, label_errors, looks_until, rank, usefulness
+from camtrap_batch.review.order import Evidence, after_looks, label_errors, looks_until, rank, usefulness
 from camtrap_batch.review.sample import read_draws
 from camtrap_batch.store.run import Run
 from camtrap_batch.survey.design import Sample, allocate, draw, make_strata, wilson
@@ -42,6 +42,12 @@ def test_useful_leaves_half_of_what_least_sure_leaves(bench: ModuleType) -> None
             assert useful <= least / 2, (seed, looks, before)
 
 
+def test_useful_leaves_half_in_a_survey_with_few_clear_records(bench: ModuleType) -> None:
+    world = bench.draw_world(1, 80)
+    looks, before, least, useful = bench.compare(world)[0]
+    assert useful <= least / 2, (looks, before)
+
+
 def test_expected_wrong_records_are_about_those_there_are(bench: ModuleType) -> None:
     world = bench.draw_world(3, 60)
     known, _ = bench.evidence_of(world)
@@ -63,6 +69,13 @@ def test_a_look_goes_where_it_decides() -> None:
     first, *rest = rank("useful", known, pa.nulls(9, pa.string())).tolist()
     assert first == 7
     assert 6 in rest
+
+
+def test_several_species_that_people_saw_in_one_sequence_are_all_there() -> None:
+    known = evidence(("a", "lion", 0.6), ("a", "empty", 0.9), ("b", "oryx", 0.6))
+    seen = after_looks(known, {0: ["lion", "oryx"]}, "empty")
+    value, _ = usefulness(seen)
+    assert value[0] == pytest.approx(1, abs=0.01), "the lion's record is right, the oryx's label is missing"
 
 
 def test_until_few_wrong_records_are_expected() -> None:
