@@ -53,6 +53,7 @@ COLUMNS: Names = {
     "width": ("width",),
     "height": ("height",),
     "is_empty": (),
+    "observation_type": ("observation_type", "observationtype"),
 }
 """What is read -> the names that its column may have; others are ignored, unless named in
 `dataset.columns`."""
@@ -80,7 +81,7 @@ LIKELY: Names = {
 """What is read -> names of columns that probably hold it, but may not: `dataset.columns` has to name them."""
 
 _KEY = "dataset.metadata"
-_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty")
+_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty", "observation_type")
 """Columns in which the rows of one image may differ: a width may be that of an animal's box."""
 
 _NUMBERS = dict(
@@ -88,6 +89,8 @@ _NUMBERS = dict(
 )
 _FILES = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
 _MOSTLY = 0.9  # fraction of a column's values that must fit for it to be taken for what its name says
+_KINDS = {"blank": EMPTY, "human": "human", "vehicle": "vehicle"}
+"""Values of `observation_type`, as in Camtrap DP and TRAPPER -> labels."""
 _EPITHET = re.compile(r"[a-z][a-z-]+(?: [a-z][a-z-]+)?")
 
 Cells = list[str | None]
@@ -422,6 +425,13 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             for row in rest:
                 labels[row] = common[row]
             notes["rows of which only a common name is known, which is the label"] += len(rest)
+    kinds = table.columns.get(used.get("observation_type", ""))
+    if kinds is not None and name is not None and "category_id" not in used:
+        for row, kind in enumerate(kinds):
+            meant = _KINDS.get((kind or "").casefold())
+            if meant is not None and labels[row] is None:
+                labels[row] = meant
+                notes[f"rows without a species whose {used['observation_type']} says {kind}"] += 1
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()

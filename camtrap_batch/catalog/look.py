@@ -27,7 +27,8 @@ from camtrap_batch.catalog.folder import without_run_folders
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.labels import several_in_one
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.tabular import column_name, read_table
+from camtrap_batch.catalog.places import camera_columns
+from camtrap_batch.catalog.tabular import GivenTable, column_name, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
@@ -92,6 +93,8 @@ class Found:
     videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
+    table, files : a table of images, and the file that each of its rows names
+    n_found : how many of some of the images listed were found; None: the images themselves were looked at
     empty : the label that means that there is no animal, if it is not one that says so by itself
     """
 
@@ -105,6 +108,9 @@ class Found:
     hierarchy: str | None = None
     has_labels: bool = False
     empty: str | None = None
+    table: GivenTable | None = None
+    files: list[str] = field(default_factory=list)
+    n_found: int | None = None
 
 
 def look(target: str) -> Found:
@@ -388,14 +394,16 @@ def _of_json(target: str) -> Found:
         raise InputError(f"{redacted(target)}: no list of images (camtrap init): {problem}") from None
     if not names:
         raise InputError(f"{redacted(target)}: lists no image (camtrap init)")
-    root, line = _root_of(target, names)
+    root, line, n_found = _root_of(target, names)
     if is_results or not has("images"):
         found = _of_results(target, names, root)
+        found.n_found = n_found
         found.lines.append(line)
         return found
     labelled = "with labels of people" if has("annotations") else "without labels"
     lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
-    return Found({"format": "cct", "metadata": target, "images": root}, lines, videos=_n_videos(names))
+    dataset = {"format": "cct", "metadata": target, "images": root}
+    return Found(dataset, lines, videos=_n_videos(names), n_found=n_found)
 
 
 def _of_results(target: str, names: list[str], root: str) -> Found:
@@ -415,24 +423,33 @@ def _of_table(target: str) -> Found:
     used |= likely
     if "file_name" not in used:
         table.require({"file_name": COLUMNS["file_name"]})
-    column = used["file_name"]
-    files = [name for name in table.columns[column] if name]
+    names = [name or "" for name in table.columns[used["file_name"]]]
     if "folder" in used:
         folders = table.columns[used["folder"]]
-        files = [f"{a}/{b}" if a else b for a, b in zip(folders, table.columns[column], strict=True) if b]
+        names = [f"{a}/{b}" if a and b else b for a, b in zip(folders, names, strict=True)]
+    files = [name for name in names if name]
     if not files:
         raise InputError(f"{redacted(target)}: lists no image (camtrap init)")
-    root, line = _root_of(target, files)
-    left = [name for name in table.columns if name not in used.values()]
+    root, line, n_found = _root_of(target, files)
+    of_cameras = [name for name in camera_columns(table).values() if name not in used.values()]
+    left = [name for name in table.columns if name not in (*used.values(), *of_cameras)]
     taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
     lines = [
         f"a table of {plural(len(table), 'row')}",
         *([f"columns that are read: {read}"] if read else []),
         *([f"columns taken for what their names say: {taken}"] if taken else []),
+        *([f"columns about cameras, for cameras.csv: {', '.join(of_cameras)}"] if of_cameras else []),
         *([f"columns that are ignored: {', '.join(left)}"] if left else []),
         line,
     ]
-    found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))
+    found = Found(
+        {"format": "csv", "metadata": target, "images": root},
+        lines,
+        videos=_n_videos(files),
+        table=table,
+        files=[tidy_name(name, root) for name in names],
+        n_found=n_found,
+    )
     found.has_labels = bool({"category_id", "category_name"} & set(used))
     if likely:
         found.dataset["columns"] = likely
@@ -472,8 +489,9 @@ def find_media(found: Found, names: Sequence[str]) -> str:
     """Look where the media of a data package are, and set `dataset.images` to it; returns a line about it."""
     metadata, images = (str(found.dataset[key]) for key in ("metadata", "images"))
     if not metadata.endswith(".json"):
-        return _told(images, _n_there(images, _sample(names)), len(_sample(names)))
-    found.dataset["images"], line = _root_of(metadata, names)
+        found.n_found = _n_there(images, _sample(names))
+        return _told(images, found.n_found, len(_sample(names)))
+    found.dataset["images"], line, found.n_found = _root_of(metadata, names)
     return line
 
 
@@ -481,8 +499,9 @@ def _sample(names: Sequence[str]) -> list[str]:
     return [names[at] for at in np.unique(np.linspace(0, len(names) - 1, _SAMPLE).astype(int))]
 
 
-def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
-    """The folder that listed names are relative to, judged by a sample of them; and a line about it."""
+def _root_of(target: str, names: Sequence[str]) -> tuple[str, str, int | None]:
+    """The folder that listed names are relative to, judged by a sample of them; a line about it; and how many
+    of the sample were found there, None if they were not looked for."""
     sample = _sample(names)
     base = target.rpartition("/")[0] or "."
     if all(name.startswith("/") or "://" in name for name in sample):
@@ -490,7 +509,7 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
         scheme = sample[0].partition("://")[0] + "://" if "://" in sample[0] else ""
         if "." in common.rpartition("/")[2]:
             common = common.rpartition("/")[0]
-        return f"{scheme}{common}", "file names are absolute; their common folder is the image root"
+        return f"{scheme}{common}", "file names are absolute; their common folder is the image root", None
     candidates = [base, f"{base}/images", f"{base}/photos", f"{base}/data"]
     if "://" not in base:
         folder = Path(base)
@@ -504,7 +523,7 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
             best, most = candidate, there
         if there == len(sample):
             break
-    return best, _told(best, most, len(sample))
+    return best, _told(best, most, len(sample)), most
 
 
 def _told(root: str, n_there: int, n_looked_for: int) -> str:
