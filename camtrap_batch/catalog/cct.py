@@ -65,11 +65,11 @@ class CctReader(Reader[CctDataset]):
             return None
         listed = given.decode(_Listed).images
         names = listed_in(given, [image.file_name for image in listed if image.file_name])
-        root, line = find_root(given.url, names)
+        root, line, n_found = find_root(given.url, names)
         labelled = "with labels of people" if given.has_key("annotations") else "without labels"
         lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
         dataset = {"format": "cct", "metadata": given.url, "images": root}
-        return Found(dataset, lines, videos=count_videos(names))
+        return Found(dataset, lines, videos=count_videos(names), n_found=n_found)
 
     def read(self) -> Catalog:
         dataset = self.dataset

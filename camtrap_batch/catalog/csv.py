@@ -34,6 +34,7 @@ from camtrap_batch.catalog.found import (
 from camtrap_batch.catalog.labels import label_key, one_name_each, several_in_one, split_cell
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
+from camtrap_batch.catalog.places import camera_columns
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
 from camtrap_batch.catalog.tabular import NO, YES, GivenTable, column_name, read_table
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
@@ -43,9 +44,11 @@ from camtrap_batch.vocabulary import EMPTY, counted, is_word_for_empty, plural
 
 _KEY = "dataset.metadata"
 _ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.gz")
-_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty")
+_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty", "observation_type")
 """Columns in which the rows of one image may differ: a width may be that of an animal's box."""
 
+_KINDS = {"blank": EMPTY, "human": "human", "vehicle": "vehicle"}
+"""Values of `observation_type`, as in Camtrap DP and TRAPPER -> labels."""
 _EPITHET = re.compile(r"[a-z][a-z-]+(?: [a-z][a-z-]+)?")
 
 Mark = tuple[int, str | None, int | None]  # number of its row, label, count
@@ -367,6 +370,13 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             for row in rest:
                 labels[row] = common[row]
             notes["rows of which only a common name is known, which is the label"] += len(rest)
+    kinds = table.columns.get(used.get("observation_type", ""))
+    if kinds is not None and name is not None and "category_id" not in used:
+        for row, kind in enumerate(kinds):
+            meant = _KINDS.get((kind or "").casefold())
+            if meant is not None and labels[row] is None:
+                labels[row] = meant
+                notes[f"rows without a species whose {used['observation_type']} says {kind}"] += 1
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()
@@ -502,22 +512,31 @@ def _of_table(given: Given) -> Found:
     used |= likely
     if "file_name" not in used:
         table.require({"file_name": COLUMNS["file_name"]})
-    column = used["file_name"]
-    files = [name for name in table.columns[column] if name]
+    names = [name or "" for name in table.columns[used["file_name"]]]
     if "folder" in used:
         folders = table.columns[used["folder"]]
-        files = [f"{a}/{b}" if a else b for a, b in zip(folders, table.columns[column], strict=True) if b]
-    root, line = find_root(given.url, listed_in(given, files))
-    left = [name for name in table.columns if name not in used.values()]
+        names = [f"{a}/{b}" if a and b else b for a, b in zip(folders, names, strict=True)]
+    files = [name for name in names if name]
+    root, line, n_found = find_root(given.url, listed_in(given, files))
+    of_cameras = [name for name in camera_columns(table).values() if name not in used.values()]
+    left = [name for name in table.columns if name not in (*used.values(), *of_cameras)]
     taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
     lines = [
         f"a table of {plural(len(table), 'row')}",
         *([f"columns that are read: {read}"] if read else []),
         *([f"columns taken for what their names say: {taken}"] if taken else []),
+        *([f"columns about cameras, for cameras.csv: {', '.join(of_cameras)}"] if of_cameras else []),
         *([f"columns that are ignored: {', '.join(left)}"] if left else []),
         line,
     ]
-    found = Found({"format": "csv", "metadata": given.url, "images": root}, lines, videos=count_videos(files))
+    found = Found(
+        {"format": "csv", "metadata": given.url, "images": root},
+        lines,
+        videos=count_videos(files),
+        table=table,
+        files=[tidy_name(name, root) for name in names],
+        n_found=n_found,
+    )
     found.has_labels = bool({"category_id", "category_name"} & set(used))
     if likely:
         found.dataset["columns"] = likely

@@ -34,6 +34,7 @@ COLUMNS: Names = {
     "width": ("width",),
     "height": ("height",),
     "is_empty": (),
+    "observation_type": ("observation_type", "observationtype"),
 }
 """What is read -> the names that its column may have; others are ignored, unless named in
 `dataset.columns`."""

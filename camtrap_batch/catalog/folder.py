@@ -302,7 +302,7 @@ def _of_results(given: Given) -> Found:
         names = [one.filepath for one in given.decode(_Predictions).predictions]
     else:
         names = [one.file for one in given.decode(_Images).images if one.file]
-    root, line = find_root(given.url, listed_in(given, names))
+    root, line, n_found = find_root(given.url, listed_in(given, names))
     below = [tidy_name(name, root) for name in names]
     levels = levels_of(below)
     camera, _ = guess_levels(levels, len(below))
@@ -313,4 +313,5 @@ def _of_results(given: Given) -> Found:
         camera,
         results=given.url,
         videos=count_videos(below),
+        n_found=n_found,
     )

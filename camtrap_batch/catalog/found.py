@@ -19,6 +19,7 @@ import numpy as np
 
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.names import tidy_name
+from camtrap_batch.catalog.tabular import GivenTable
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.remote import plain, redacted
@@ -145,6 +146,8 @@ class Found:
     videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
+    table, files : a table of images, and the file that each of its rows names
+    n_found : how many of some of the images listed were found; None: the images themselves were looked at
     empty : the label that means that there is no animal, if it is not one that says so by itself
     """
 
@@ -158,6 +161,9 @@ class Found:
     hierarchy: str | None = None
     has_labels: bool = False
     empty: str | None = None
+    table: GivenTable | None = None
+    files: list[str] = field(default_factory=list)
+    n_found: int | None = None
 
 
 def levels_of(names: Iterable[str]) -> list[Level]:
@@ -210,8 +216,9 @@ def listed_in(given: Given, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def find_root(target: str, names: Sequence[str]) -> tuple[str, str]:
-    """The folder that listed names are relative to, judged by a sample of them; and a line about it."""
+def find_root(target: str, names: Sequence[str]) -> tuple[str, str, int | None]:
+    """The folder that listed names are relative to, judged by a sample of them; a line about it; and how many
+    of the sample were found there, None if they were not looked for."""
     sample = sample_of(names)
     base = target.rpartition("/")[0] or "."
     if all(name.startswith("/") or "://" in name for name in sample):
@@ -219,7 +226,7 @@ def find_root(target: str, names: Sequence[str]) -> tuple[str, str]:
         scheme = sample[0].partition("://")[0] + "://" if "://" in sample[0] else ""
         if "." in common.rpartition("/")[2]:
             common = common.rpartition("/")[0]
-        return f"{scheme}{common}", "file names are absolute; their common folder is the image root"
+        return f"{scheme}{common}", "file names are absolute; their common folder is the image root", None
     candidates = [base, f"{base}/images", f"{base}/photos", f"{base}/data"]
     if "://" not in base:
         folder = Path(base)
@@ -233,7 +240,7 @@ def find_root(target: str, names: Sequence[str]) -> tuple[str, str]:
             best, most = candidate, there
         if there == len(sample):
             break
-    return best, say_found(best, most, len(sample))
+    return best, say_found(best, most, len(sample)), most
 
 
 def sample_of(names: Sequence[str]) -> list[str]:

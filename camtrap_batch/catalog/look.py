@@ -45,6 +45,7 @@ def find_media(found: Found, names: Sequence[str]) -> str:
     """Look where the media of a data package are, and set `dataset.images` to it; returns a line about it."""
     metadata, images = (str(found.dataset[key]) for key in ("metadata", "images"))
     if not metadata.endswith(".json"):
-        return say_found(images, count_there(images, sample_of(names)), len(sample_of(names)))
-    found.dataset["images"], line = find_root(metadata, names)
+        found.n_found = count_there(images, sample_of(names))
+        return say_found(images, found.n_found, len(sample_of(names)))
+    found.dataset["images"], line, found.n_found = find_root(metadata, names)
     return line
