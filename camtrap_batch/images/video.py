@@ -177,7 +177,7 @@ def open_video(
 
 
 class _Parts(Ranges):
-    """Ends where a read has failed: FFmpeg would read on, and PyAV print a traceback for every other failure."""
+    """Ends where a read has failed: FFmpeg would read on, and PyAV print a traceback for another failure."""
 
     _has_failed = False
 
