@@ -51,7 +51,8 @@ _MOST_BYTES = 2**22
 _SAMPLE = 40  # number of images whose EXIF is read, and of names to look for
 _HEADER_BYTES = 2**18
 _SHOWN = 4
-_DCIM = re.compile(r"DCIM|MISC|\d{3}[A-Z0-9_]{5}|\d{3}MEDIA|(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
+_CARD = re.compile(r"(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
+_DCIM = re.compile(rf"DCIM|MISC|\d{{3}}[A-Z0-9_]{{5}}|\d{{3}}MEDIA|{_CARD.pattern}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}")
 _BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
 _CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
@@ -302,7 +303,9 @@ def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
     rest = [level for level in open_levels if level is not species]
     several = [level for level in rest if len(level.names) > 1]
     named = [level for level in several if part(level, _CAMERA) >= 0.5]
-    camera = next(iter(named or several or rest), None)
+    # Cards with nothing but a camera's own folders below: one card, one camera.
+    cards = [level for level in levels if len(level.names) > 1 and part(level, _CARD) == 1]
+    camera = next(iter(named or several or rest or cards), None)
     return (camera.number if camera else None), (species.number if species else None)
 
 
