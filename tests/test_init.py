@@ -503,6 +503,23 @@ def test_cards_of_one_camera_each(here: Path, tmp_path: Path, capsys: pytest.Cap
     assert {row["location"] for row in runs(here / "cards.yaml", capsys)} == {"card1", "card2"}
 
 
+def test_names_without_folders_of_photos_in_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As Wildlife Insights lists them: found below the folder beside the table."""
+    (here / "images.csv").write_text("filename,species\nx1.jpg,fox\nX2.jpg,fox\nnone.jpg,fox\n")
+    for name in ("A/x1.jpg", "B/x2.jpg"):
+        photo(here / "cards" / name)
+    assert f"images: 2 of 3 names were found in {here}/cards" in init(capsys, "images.csv")
+    rows = runs(here / "images.yaml", capsys)
+    assert {row["file_name"] for row in rows} == {"A/x1.jpg", "B/x2.jpg", "none.jpg"}
+
+
+def test_a_table_as_exiftool_writes_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "exif.csv").write_text("SourceFile,DateTimeOriginal\n./photos/A/1.jpg,2023:05:01 10:00:00\n")
+    photo(here / "photos" / "A" / "1.jpg")
+    told = init(capsys, "exif.csv", "--out", "../job.yaml", "--location", "1")
+    assert "columns taken for what their names say: sourcefile (file_name)" in told
+
+
 def test_what_to_do_where_the_images_are_not_known(
     here: Path, camtrap_dp_example: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.keywords import read_keywords
+from camtrap_batch.images.sources.base import path_key
 from camtrap_batch.job.base import web_address
 from camtrap_batch.remote import plain, redacted
 from camtrap_batch.vocabulary import (
@@ -526,7 +527,22 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str, int | None]:
             best, most = candidate, there
         if there == len(sample):
             break
+    if not most and "://" not in base and all("/" not in name and "\\" not in name for name in sample):
+        best, most = _with_bare_names([path for path in candidates[1:] if Path(path).is_dir()], sample) or (
+            best,
+            0,
+        )
     return best, _told(best, most, len(sample)), most
+
+
+def _with_bare_names(folders: Sequence[str], names: Sequence[str]) -> tuple[str, int] | None:
+    """The first folder that has files of these names somewhere below it, and of how many."""
+    wanted = set(map(path_key, names))
+    for folder in dict.fromkeys(folders):
+        found = wanted & {path_key(name).rpartition("/")[2] for name in ImageRoot(folder).walk()}
+        if found:
+            return folder, sum(path_key(name) in found for name in names)
+    return None
 
 
 def _told(root: str, n_there: int, n_looked_for: int) -> str:
