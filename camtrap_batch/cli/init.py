@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from camtrap_batch.catalog.look import Found, find_media, look
+from camtrap_batch.catalog.found import Found
+from camtrap_batch.catalog.look import find_media, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.remote import plain

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from camtrap_batch.catalog.csv import COLUMNS, LIKELY
+from camtrap_batch.catalog.csv_columns import COLUMNS, LIKELY
 from camtrap_batch.catalog.tabular import YES, GivenTable, number, read_table
 from camtrap_batch.dates import NULL_OFFSET, Order, check_orders, parse_date, parse_dates
 from camtrap_batch.errors import InputError
