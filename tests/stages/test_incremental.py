@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client
+from support_cluster import client_here
 
 import camtrap_batch
 from camtrap_batch.errors import InputError, JobError
@@ -23,12 +24,7 @@ from camtrap_batch.rehearsal import write_dataset
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """A worker in this process, so that a test can count what it reads and make it fail."""
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with client_here() as client:
         yield client
 
 
