@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class VideoInfo:
     rate : frames per second; None if it does not say
     taken : when it began according to its container, in UTC or camera time, depending on the camera; None if
         it does not say
+    utc_offset_minutes : what the clock of `taken` showed, east of UTC; None if it does not say. That of
+        `creation_time` always says UTC, and means it only in phones.
     """
 
     duration_s: float | None
@@ -56,6 +58,7 @@ class VideoInfo:
     height: int
     codec: str
     taken: dt.datetime | None
+    utc_offset_minutes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,15 @@ def probe(file: BinaryIO) -> VideoInfo:
             duration = _end_of(container, stream)
         rate = stream.average_rate or stream.guessed_rate
         context = stream.codec_context
+        taken, offset = _date_of({**container.metadata, **stream.metadata})
         return VideoInfo(
             duration_s=duration,
             rate=float(rate) if rate else None,
             width=context.width,
             height=context.height,
             codec=context.name,
-            taken=_date_of({**container.metadata, **stream.metadata}),
+            taken=taken,
+            utc_offset_minutes=offset,
         )
 
 
@@ -163,12 +168,27 @@ def open_video(
         It can't be read in parts and is too large to be held in memory.
     """
     if size > 0 and root.has_parts:
-        parts = Ranges(lambda start, end: root.read_part(file_name, start, end), size)
+        parts = _Parts(lambda start, end: root.read_part(file_name, start, end), size)
         return io.BufferedReader(parts, _PART)
     content = root.read(file_name, _MOST_IN_MEMORY, entry)
     if len(content) > _MOST_IN_MEMORY:
         raise BrokenVideo(f"has more than {_MOST_IN_MEMORY:,} bytes, and can't be read in parts where it is")
     return io.BytesIO(content)
+
+
+class _Parts(Ranges):
+    """Ends where a read has failed: FFmpeg would read on, and PyAV print a traceback for another failure."""
+
+    _has_failed = False
+
+    def readinto(self, buffer: Any) -> int:
+        if self._has_failed:
+            return 0
+        try:
+            return super().readinto(buffer)
+        except OSError:
+            self._has_failed = True
+            raise
 
 
 def _opened(file: BinaryIO) -> InputContainer:
@@ -280,13 +300,16 @@ def _pixels(frame: av.VideoFrame) -> Pixels:
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _date_of(metadata: Mapping[str, str]) -> dt.datetime | None:
-    """When a recording began: `creation_time` in most containers, `date` or Apple's own key in others."""
+def _date_of(metadata: Mapping[str, str]) -> tuple[dt.datetime | None, int | None]:
+    """When a recording began: `creation_time` in most containers, `date` or Apple's own key in others; and
+    its minutes east of UTC."""
     for key in ("com.apple.quicktime.creationdate", "creation_time", "date", "DATE_DIGITIZED", "IDIT"):
         value = next((value for name, value in metadata.items() if name.lower() == key.lower()), None)
         if value and (found := _date_in_text(value)) is not None and found.year > 1970:
-            return found
-    return None
+            zone = found.utcoffset() if key != "creation_time" else None
+            offset = None if zone is None else round(zone.total_seconds() / 60)
+            return found.replace(tzinfo=None, microsecond=0), offset
+    return None, None
 
 
 def _date_in_text(value: str) -> dt.datetime | None:
@@ -296,7 +319,7 @@ def _date_in_text(value: str) -> dt.datetime | None:
             found = dt.datetime.fromisoformat(text) if form is None else dt.datetime.strptime(text, form)
         except ValueError:
             continue
-        return found.replace(tzinfo=None, microsecond=0)
+        return found
     return None
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
 import zipfile
 from collections.abc import Callable
@@ -163,6 +164,41 @@ def test_from_wherever_images_are(root: ImageRoot) -> None:
     assert [round(lightness(frame.pixels)) for frame in found] == pytest.approx([shade(5), shade(20)], abs=4)
 
 
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+def test_a_disk_that_fails_is_not_the_videos_fault(
+    make_video: Callable[..., bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+    codec: str,
+) -> None:
+    (tmp_path / "a").write_bytes(data := make_video(kind, codec, seconds=60))
+    monkeypatch.setattr("camtrap_batch.images.video._PART", 4096)
+    root, read, left = ImageRoot(str(tmp_path)), ImageRoot.read_part, 0
+
+    def fail_later(root: ImageRoot, file_name: str, start: int, end: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(root, file_name, start, end)
+
+    monkeypatch.setattr(ImageRoot, "read_part", fail_later)
+    for look in (probe, lambda file: list(read_frames(file, [0.0, 40.0]))):
+        numbers = []
+        for reads in range(40):
+            left = reads
+            with open_video(root, "a", len(data)) as file:
+                try:
+                    look(file)
+                except OSError as problem:
+                    numbers.append(problem.errno)
+        assert set(numbers) == {errno.EIO}
+        assert len(numbers) < 40
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_to_learn_how_long_it_is_takes_a_part_of_it(
     make_video: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +231,18 @@ def test_when_it_was_taken(make_video: Callable[..., bytes]) -> None:
         data = make_video(kind, "mpeg4", seconds=1, creation_time="2021-04-11T20:43:09.000000Z")
         assert probe(io.BytesIO(data)).taken == taken
     assert probe(io.BytesIO(make_video("avi", seconds=1))).taken is None
+
+
+def test_apples_date_has_an_offset(make_video: Callable[..., bytes]) -> None:
+    """That of `creation_time` is always UTC, whatever the camera means."""
+    dates = {"com.apple.quicktime.creationdate": "2021-04-11T20:43:09+0200"}
+    dates["creation_time"] = "2021-04-11T18:43:09.000000Z"
+    for n_known, (taken, offset) in enumerate(
+        [((2021, 4, 11, 18, 43, 9), None), ((2021, 4, 11, 20, 43, 9), 120)]
+    ):
+        known = dict(list(dates.items())[1 - n_known :])
+        info = probe(io.BytesIO(make_video("mkv", seconds=1, **known)))
+        assert (info.taken, info.utc_offset_minutes) == (dt.datetime(*taken), offset)
 
 
 @pytest.mark.parametrize(
