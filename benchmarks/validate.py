@@ -147,7 +147,7 @@ JPEGINFO, POOL, LIMIT = (
 PEERS = {JPEGINFO: jpeginfo, POOL: in_pool(decode_fully), LIMIT: in_pool(decode_eighth)}
 TARGETS = (
     (PLAIN, JPEGINFO, 1.0),
-    (THUMBNAILS, JPEGINFO, 0.6),
+    (THUMBNAILS, JPEGINFO, 0.9),
     (PLAIN, POOL, 2.0),
     (PLAIN, LIMIT, 0.85),
 )

@@ -41,7 +41,7 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         try:
             variant: Variant = entry.load()
         except (ImportError, AttributeError) as problem:
-            if name in self._ours:
+            if self.is_ours(name):
                 raise
             raise UserError(f"{self.group}: {name!r} ({entry.value}) can't be loaded: {problem}") from problem
         return variant
@@ -51,6 +51,10 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def is_ours(self, name: str) -> bool:
+        """Whether the variant `name` comes with this package."""
+        return name in self._ours
 
     def loadable(self) -> Iterator[tuple[str, Variant]]:
         """Name and variant of each that can be loaded: a broken package is in the way only of its own users.

@@ -290,6 +290,16 @@ def explain(url: str, problem: BaseException, key: str = "") -> str:
     return f"{where}: {what}" + (f"; {check}" if check else "")
 
 
+def cant_read(path: str, problem: BaseException, key: str) -> str:
+    """Why a file that a key of the job file names can't be read, on one line: missing, or out of reach."""
+    fault = _fault_of_connection(problem)
+    if fault == _MISSING:
+        return f"{redacted(path)}: no such file ({key})"
+    if fault is not None:
+        return explain(path, problem, key)
+    return f"{redacted(path)}: can't be read ({key}): {plain(problem)}"
+
+
 def is_of_the_store(problem: BaseException) -> bool:
     """Whether an error concerns the store as a whole: the credentials, the bucket, its region."""
     code = _code_of(problem)
@@ -452,8 +462,11 @@ def _fault_of_connection(problem: BaseException) -> tuple[str, str] | None:
         return f"the server fails ({status}{f' {code}' if code else ''})", "try again later"
     if is_missing(problem):
         # A bucket's listing is empty if there is no such folder; it fails if there is no bucket.
-        return "no such bucket or folder", "check its name"
+        return _MISSING
     return None
+
+
+_MISSING = ("no such bucket or folder", "check its name")
 
 
 def _reason(problem: BaseException) -> str:

@@ -462,3 +462,69 @@ def test_no_answer_on_a_terminal_is_one_line(
     told = init(capsys, stations, code=2)
     assert told.strip().endswith("0, 1, 2, none [0]; --location gives one")
     assert list(here.iterdir()) == []
+
+
+PLACED = """\
+file,station,lat,lon,installed,removed,species
+A/1.jpg,A,"1,5",-2.25,01.04.2023,31.05.2023,fox
+A/2.jpg,A,1.50,-2.25,01.04.2023,31.05.2023,
+B/1.jpg,B,3,4,01.04.2023,31.05.2023,fox
+B/2.jpg,B,3.1,4,02.04.2023,31.05.2023,fox
+C/1.jpg,C,604000,523000,,,fox
+D/1.jpg,D,,,,,fox
+"""
+
+
+def test_cameras_of_a_table_of_images(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "list.csv").write_text(PLACED)
+    for line in PLACED.splitlines()[1:]:
+        photo(here / "photos" / line.partition(",")[0])
+    told = init(capsys, "list.csv").splitlines()
+    assert "columns about cameras, for cameras.csv: lat, lon, installed, removed" in told
+    assert not any("ignored" in line for line in told)
+    assert f"1 row without a place in degrees (WGS 84): {here}/list.csv:6: '604000, 523000'" in told
+    places = "1 camera with several places in the table, left open: 'B' (3.0, 4.0; 3.1, 4.0)"
+    assert places in told
+    assert any("1 camera with several starts or ends in the table, left open: 'B'" in line for line in told)
+    assert f"{here}/cameras.csv: latitude and longitude of 1 camera are from the table" in told
+    assert f"{here}/cameras.csv: fill in latitude and longitude of 3 cameras" in told
+    assert (here / "cameras.csv").read_text().splitlines() == [
+        "location,latitude,longitude,start,end",
+        "A,1.5,-2.25,01.04.2023,31.05.2023",
+        *("B,,,,", "C,,,,", "D,,,,"),
+    ]
+    assert main(["catalog", "list.yaml", "--quiet"]) == 0
+
+
+def test_what_to_do_where_the_images_are_not_known(
+    here: Path, camtrap_dp_example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = init(capsys, camtrap_dp_example).splitlines()
+    at = told.index(f"{here}/example.yaml: written; next:")
+    assert (
+        told[at + 1] == "  in example.yaml, set dataset.images to the folder, zip or bucket with the images"
+    )
+
+
+def test_videos_alone(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "card" / "cam1").mkdir(parents=True)
+    for name in ("a.mp4", "b.AVI"):
+        (tmp_path / "card" / "cam1" / name).write_bytes(b"cut off")
+    assert "\n2 videos of 1 camera location, 0 labels\n" in init(capsys, tmp_path / "card")
+
+
+def test_an_out_that_cannot_be_written(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = init(capsys, stations, "--location", "none", "--out", "/proc/job.yaml", code=2)
+    assert re.match(r"camtrap: /proc/\S+: can't be written: ", told)
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["list.csv", "cct.json"])
+def test_a_server_that_does_not_answer(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = init(capsys, f"https://127.0.0.1:9/{name}?sig=hush", code=2)
+    assert f"https://127.0.0.1:9/{name} (camtrap init): can't be reached" in told
+    assert "check the host's name" in told
+    assert "hush" not in told
+    assert len(told.splitlines()) == 1

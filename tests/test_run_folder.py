@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from support import Processes, receipts, run_of, start_driver, tables_of, wait_until
+from support import PATIENCE_S, Processes, receipts, run_of, start_driver, tables_of, wait_until
 from support_runs import predict, run_on_driver, write_run
 
 from camtrap_batch.cli import main
@@ -99,7 +99,7 @@ def test_a_second_driver_and_gc_leave_a_running_job_alone(
             for worker in workers:
                 os.kill(worker, signal.SIGCONT)
             again = start_driver(folder, "validate", cluster)
-            _, errors = again.communicate(timeout=90)
+            _, errors = again.communicate(timeout=PATIENCE_S)
             assert again.returncode == 0, errors
         finally:
             driver.kill()

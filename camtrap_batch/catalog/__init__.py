@@ -20,7 +20,7 @@ from camtrap_batch.catalog.cameras import (
     PERIODS,
     cameras_without_place,
     check_periods,
-    columns_left_alone,
+    columns_of_deployments,
     deployments_to_come,
     read_camera_outages,
     read_cameras,
@@ -74,7 +74,7 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
         outages = more if outages is None else pa.concat_tables([outages, more], promote_options="default")
     lines = [counted(n, text) for text, n in notes.items()] + check_periods(periods, outages)
     if dataset.cameras is not None:
-        lines += [*cameras_without_place(dataset.cameras), *columns_left_alone(dataset.cameras)]
+        lines += [*cameras_without_place(dataset.cameras), *columns_of_deployments(dataset.cameras)]
     lines += deployments_to_come(periods, dt.datetime.now(dt.UTC).replace(tzinfo=None))
     return periods if periods.num_rows else None, outages, lines
 

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 
 from camtrap_batch.catalog.drawn import Drawn
+from camtrap_batch.catalog.found import Found, Given
 from camtrap_batch.catalog.labels import Taxon
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
@@ -52,6 +53,17 @@ class Reader(Protocol, Generic[Section]):
 
     def __init__(self, dataset: Section) -> None:
         self.dataset = dataset
+
+    @classmethod
+    def recognise(cls, given: Given) -> Found | None:
+        """The job file's `dataset` for what somebody has (`camtrap init`); None: it is not of this format.
+
+        Raises
+        ------
+        InputError
+            It is of this format, but can't be read.
+        """
+        return None
 
     @property
     def has_labels(self) -> bool:
@@ -114,14 +126,14 @@ class Reader(Protocol, Generic[Section]):
 READERS: Registry[type[Reader[Any]]] = Registry(
     "camtrap_batch.readers",
     {
+        "feature-layer": "camtrap_batch.catalog.feature_layer:FeatureLayerReader",
         "cct": "camtrap_batch.catalog.cct:CctReader",
         "csv": "camtrap_batch.catalog.csv:CsvReader",
         "camtrap-dp": "camtrap_batch.catalog.camtrap_dp:CamtrapDpReader",
         "folder": "camtrap_batch.catalog.folder:FolderReader",
-        "feature-layer": "camtrap_batch.catalog.feature_layer:FeatureLayerReader",
     },
 )
-"""Value of `dataset.format` -> its reader."""
+"""Value of `dataset.format` -> its reader. `camtrap init` asks those of packages, then ours in this order."""
 
 
 def reader_of(dataset: Dataset) -> Reader[Any]:

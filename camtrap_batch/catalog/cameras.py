@@ -30,6 +30,7 @@ from camtrap_batch.dates import (
     parse_dates,
 )
 from camtrap_batch.errors import InputError, choices
+from camtrap_batch.remote import cant_read
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
 """Degrees, WGS 84; each location once."""
@@ -67,8 +68,8 @@ _ALIASES = {
         *("station", "station_id", "site", "site_id", "site_name", "deployment_id", "deploymentid"),
         *("placename", "camera_id", "camera_name"),
     ),
-    "latitude": ("latitude", "lat"),
-    "longitude": ("longitude", "lon", "lng", "long"),
+    "latitude": ("latitude", "lat", "decimallatitude", "decimal_latitude"),
+    "longitude": ("longitude", "lon", "lng", "long", "decimallongitude", "decimal_longitude"),
 }
 _OPTIONAL = {
     "start": ("start", "setup", "setup_date", "deployment_start", "deploymentstart", "start_date"),
@@ -86,7 +87,11 @@ _LIKELY = {
     "start": ("startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
     "end": ("enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
 }
-"""What may say when a camera stood there, but is not read: role -> names of columns."""
+"""What says when a camera stood there if it holds dates: role -> names of columns."""
+
+AXES = {axis: _ALIASES[axis] for axis in ("latitude", "longitude")}
+TIMES = {role: (*_OPTIONAL[role], *_LIKELY[role]) for role in ("start", "end")}
+"""What a table of images may also say about its cameras: role -> names of columns."""
 
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
@@ -169,16 +174,17 @@ def cameras_without_place(path: str) -> list[str]:
     ]
 
 
-def columns_left_alone(path: str) -> list[str]:
-    """One line for each column that may hold the start or the end of deployments under another name."""
+def columns_of_deployments(path: str) -> list[str]:
+    """One line for each column with an unusual name for the start or the end of deployments."""
     first = read_sites(path)[0]
-    return [
-        f"{path}: the column {name} is ignored; if deployments {role} there, call it {role}"
-        for role, names in _LIKELY.items()
-        if role not in first.roles
-        for name in names
-        if name in first.cells
-    ]
+    lines = []
+    for role, names in _LIKELY.items():
+        for name in names:
+            if name in first.cells and first.roles.get(role) == name:
+                lines.append(f"{path}: the column {name} is read as the {role} of deployments")
+            elif name in first.cells and role not in first.roles:
+                lines.append(f"{path}: the column {name} is ignored, since it does not hold dates")
+    return lines
 
 
 def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
@@ -324,9 +330,10 @@ def read_covariates(path: str) -> pa.Table:
 def read_sites(path: str) -> list[Site]:
     """The rows of a camera table. Raises like `read_cameras`."""
     if path.lower().endswith((".geojson", ".json")):
-        rows = _geojson(path, _read(path, _CAMERAS_KEY))
+        rows = list(_geojson(path, _read(path, _CAMERAS_KEY)))
     else:
-        rows = _of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL)))
+        rows = list(_of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL))))
+    likely = _likely_roles([cells for *_, cells in rows])
     points: dict[str, tuple[float | None, float | None]] = {}
     sites = []
     for where, location, longitude, latitude, cells in rows:
@@ -341,7 +348,7 @@ def read_sites(path: str) -> list[Site]:
             raise InputError(
                 f"{where}: location {location!r} has other coordinates further up; it should have one point"
             )
-        roles = _roles(cells, _OPTIONAL)
+        roles = likely | _roles(cells, _OPTIONAL)
         named_by = _roles(cells, _ALIASES).get("location", "location")
         if roles.get("camera") == named_by:
             roles.pop("camera", None)  # the column that names the location
@@ -356,10 +363,8 @@ def _read(path: str, key: str) -> str:
         with fsspec.open(path, "rb") as file:
             content: bytes = file.read()
         return content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file ({key})") from None
     except Exception as problem:  # clients of object stores raise their own errors
-        raise InputError(f"{path}: can't be read ({key}): {problem}") from None
+        raise InputError(cant_read(path, problem, key)) from None
 
 
 def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
@@ -369,7 +374,7 @@ def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
 def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
     at = table.require({"location": _ALIASES["location"]})
     if not _is_of_times_alone(table):
-        at |= table.require({axis: _ALIASES[axis] for axis in ("latitude", "longitude")})
+        at |= table.require(AXES)
     for where, cells in table.rows():
         x, y = (cells[at[axis]] if axis in at else None for axis in ("longitude", "latitude"))
         yield where, cells[at["location"]] or "", x, y, dict(cells)
@@ -377,11 +382,10 @@ def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str,
 
 def _is_of_times_alone(table: GivenTable) -> bool:
     """Whether a camera table has setup dates, but no column that may hold degrees."""
-    axes = ("latitude", "longitude")
     return (
         table.name_of(_OPTIONAL["start"]) is not None
-        and all(table.name_of(_ALIASES[axis]) is None for axis in axes)
-        and not any(choices(axis, table.columns).startswith("did you mean") for axis in axes)
+        and all(table.name_of(names) is None for names in AXES.values())
+        and not any(choices(axis, table.columns).startswith("did you mean") for axis in AXES)
     )
 
 
@@ -430,6 +434,18 @@ def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> di
     """Role -> the name of its column, for the columns that exist."""
     found = {role: next((name for name in names if name in cells), None) for role, names in aliases.items()}
     return {role: name for role, name in found.items() if name is not None}
+
+
+def _likely_roles(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Role -> the first column in `_LIKELY` that holds dates."""
+    found: dict[str, str] = {}
+    for role, names in _LIKELY.items():
+        for name in names:
+            cells = [str(cell) for row in rows if (cell := row.get(name)) is not None]
+            given = [cell for cell in cells if not is_missing(cell)]
+            if role not in found and given and not are_too_many(len(parse_dates(given).strange), len(given)):
+                found[role] = name
+    return found
 
 
 def _degrees(where: str, name: str, value: Any, most: int) -> float:

@@ -22,14 +22,16 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.base import Reader, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
-from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
+from camtrap_batch.catalog.datapackage import DESCRIPTOR, DataPackage, Table, open_package
 from camtrap_batch.catalog.drawn import Drawn, drawn_in_package
+from camtrap_batch.catalog.found import Found, Given, is_there
 from camtrap_batch.catalog.labels import CATEGORY, Taxon, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
 from camtrap_batch.job import Dataset
+from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import EMPTY
 
 SOURCE = "camtrap-dp"
@@ -57,6 +59,29 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
     section = CamtrapDpDataset
     help = "data package"
     has_boxes = True
+
+    @classmethod
+    def recognise(cls, given: Given) -> Found | None:
+        """A zip or folder with datapackage.json, or the JSON file itself."""
+        url, images, what = given.url, given.url, "a Camtrap DP data package"
+        if given.is_zip:
+            packages = [name for name in given.names if name.rpartition("/")[2] == DESCRIPTOR]
+            if not packages:
+                return None
+            what += " in a zip"
+            if inside := packages[0].rpartition("/")[0]:
+                images = f"zip://{inside}::{url}"
+        elif given.is_json:
+            if not given.has_key("resources"):
+                return None
+            images = url.rpartition("/")[0]
+        elif given.is_folder and is_there(f"{url.rstrip('/')}/{DESCRIPTOR}"):
+            images = url.rstrip("/")
+            url = f"{images}/{DESCRIPTOR}"
+        else:
+            return None
+        dataset = {"format": SOURCE, "metadata": url, "images": images}
+        return Found(dataset, [f"{what}: {redacted(url)}"])
 
     def fingerprint(self) -> dict[str, Any]:
         # The names under which the image root has the files are part of the catalog.

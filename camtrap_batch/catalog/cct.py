@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +22,7 @@ from fsspec.core import url_to_fs
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.drawn import Drawn, drawn_in_cct
+from camtrap_batch.catalog.found import Found, Given, count_videos, find_root, listed_in
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
@@ -35,9 +37,17 @@ from camtrap_batch.catalog.table import (
 from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import WithLocation
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, plural
 
 _LONGEST_HASHED = 64  # bytes of an id
+
+
+class _Named(msgspec.Struct):
+    file_name: str | None = None
+
+
+class _Listed(msgspec.Struct):
+    images: list[_Named]
 
 
 class CctDataset(WithLocation):
@@ -48,6 +58,18 @@ class CctReader(Reader[CctDataset]):
     section = CctDataset
     help = "COCO Camera Traps JSON"
     has_boxes = True
+
+    @classmethod
+    def recognise(cls, given: Given) -> Found | None:
+        if not given.is_json or given.has_key("resources") or given.has_results:
+            return None
+        listed = given.decode(_Listed).images
+        names = listed_in(given, [image.file_name for image in listed if image.file_name])
+        root, line, n_found = find_root(given.url, names)
+        labelled = "with labels of people" if given.has_key("annotations") else "without labels"
+        lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
+        dataset = {"format": "cct", "metadata": given.url, "images": root}
+        return Found(dataset, lines, videos=count_videos(names), n_found=n_found)
 
     def read(self) -> Catalog:
         dataset = self.dataset

@@ -5,92 +5,53 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field, field_validator
 
 from camtrap_batch.catalog.base import Reader
+from camtrap_batch.catalog.csv_columns import (
+    COLUMNS,
+    LIKELY,
+    Cells,
+    likely_columns,
+    read_count,
+    used_columns,
+)
+from camtrap_batch.catalog.found import (
+    KEY,
+    Found,
+    Given,
+    count_videos,
+    find_root,
+    guess_levels,
+    levels_of,
+    listed_in,
+)
 from camtrap_batch.catalog.labels import label_key, one_name_each, several_in_one, split_cell
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
+from camtrap_batch.catalog.places import camera_columns
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
-from camtrap_batch.catalog.tabular import NO, YES, GivenTable, Names, column_name, number, read_table
+from camtrap_batch.catalog.tabular import NO, YES, GivenTable, column_name, read_table
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Label, WithLabel
-from camtrap_batch.vocabulary import (
-    EMPTY,
-    IMAGE_ENDINGS,
-    RAW_ENDINGS,
-    VIDEO_ENDINGS,
-    ending_of,
-    is_word_for_empty,
-)
-
-COLUMNS: Names = {
-    "file_name": ("file_name", "filename", "file", "file_path", "filepath", "path"),
-    "folder": ("relativepath", "relative_path", "directory", "folder"),
-    "category_id": ("category_id",),
-    "category_name": (
-        "category_name",
-        "category",
-        "label",
-        "species",
-        "scientific_name",
-        "scientificname",
-    ),
-    "count": ("count",),
-    "image_id": ("image_id",),
-    "location": ("location", "location_id", "locationid", "station", "station_id"),
-    "deployment": ("deployment",),
-    "seq_id": ("seq_id",),
-    "frame_num": ("frame_num",),
-    "seq_num_frames": ("seq_num_frames",),
-    "datetime": ("datetime", "date_time", "timestamp", "datetimeoriginal"),
-    "date": ("date",),
-    "time": ("time",),
-    "width": ("width",),
-    "height": ("height",),
-    "is_empty": (),
-}
-"""What is read -> the names that its column may have; others are ignored, unless named in
-`dataset.columns`."""
-
-LIKELY: Names = {
-    what: tuple(names.split())
-    for what, names in {
-        "file_name": "image image_name image_file image_path photo photo_name picture foto bild datei "
-        "dateiname archivo imagen fichier arquivo",
-        "category_name": "common_name species_name taxon taxon_name animal art tierart especie espece espèce "
-        "espécie specie soort",
-        "count": "number_of_objects number_of_animals n_animals individual_count individualcount group_size "
-        "anzahl cantidad quantidade antal aantal",
-        "location": "camera camera_id camera_name cam camera_station site site_id site_name placename place "
-        "trap location_name locationname kamera standort camara cámara estacion estación sitio deployment_id",
-        "deployment": "deployment_id deploymentid",
-        "datetime": "datetime_original date_time_original date_taken capture_time captured_at taken "
-        "date/time fecha_hora eventstart",
-        "date": "fecha datum photo_date",
-        "time": "hora uhrzeit heure photo_time",
-        "seq_id": "sequence_id sequence",
-        "is_empty": "is_blank is_empty blank empty no_animal",
-    }.items()
-}
-"""What is read -> names of columns that probably hold it, but may not: `dataset.columns` has to name them."""
+from camtrap_batch.vocabulary import EMPTY, counted, is_word_for_empty, plural
 
 _KEY = "dataset.metadata"
-_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty")
+_ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.gz")
+_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty", "observation_type")
 """Columns in which the rows of one image may differ: a width may be that of an animal's box."""
 
-_NUMBERS = dict(
-    zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True)  # noqa: SIM905
-)
-_FILES = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
-_MOSTLY = 0.9  # fraction of a column's values that must fit for it to be taken for what its name says
+_KINDS = {"blank": EMPTY, "human": "human", "vehicle": "vehicle"}
+"""Values of `observation_type`, as in Camtrap DP and TRAPPER -> labels."""
 _EPITHET = re.compile(r"[a-z][a-z-]+(?: [a-z][a-z-]+)?")
 
-Cells = list[str | None]
+Mark = tuple[int, str | None, int | None]  # number of its row, label, count
 Cell = TypeVar("Cell")
 
 
@@ -118,6 +79,10 @@ class CsvReader(Reader[CsvDataset]):
     help = "a table of file_name,category_id"
     ids_are_paths = True
 
+    @classmethod
+    def recognise(cls, given: Given) -> Found | None:
+        return _of_table(given) if given.name.endswith(_ENDINGS) else None
+
     def read(self) -> Catalog:
         dataset = self.dataset
         catalog = read_csv(
@@ -130,55 +95,6 @@ class CsvReader(Reader[CsvDataset]):
             columns=dataset.columns,
         )
         return check_locations(dataset.location, catalog)
-
-
-def used_columns(table: GivenTable, given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What is read -> the name of its column, for those that a table has.
-
-    Parameters
-    ----------
-    given : names given in the job, which take precedence over those of `COLUMNS`
-
-    Raises
-    ------
-    InputError
-        A column that the job names does not exist.
-    """
-    used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
-    for what, name in (given or {}).items():
-        if column_name(name) not in table.columns:
-            raise InputError(
-                f"{table.path}:1: no column {name!r} (dataset.columns.{what}); "
-                f"{choices(name, table.columns, 30)}"
-            )
-        used[what] = column_name(name)
-    for name in COLUMNS["location"] if "location" not in (given or {}) else ():
-        if name in table.columns:
-            if not _are_files(table.columns[name]):
-                used["location"] = name
-                break
-            table.notes[f"values of the column {name} that are files, not cameras: it is ignored"] += len(
-                table
-            )
-            used.pop("location", None)
-    return used
-
-
-def likely_columns(table: GivenTable, used: Mapping[str, str]) -> dict[str, str]:
-    """What is not read from a table -> the name of a column that is likely to hold it."""
-    found: dict[str, str] = {}
-    for what, names in LIKELY.items():
-        if what in used or (what in ("date", "time") and "datetime" in used):
-            continue
-        for name in names:
-            if name in table.columns and name not in used.values() and _may_be(what, table.columns[name]):
-                found[what] = name
-                break
-    if found.get("location") == found.get("deployment"):
-        found.pop("deployment", None)
-    if "category_id" in used:
-        found.pop("category_name", None)
-    return found
 
 
 def read_csv(
@@ -208,132 +124,182 @@ def read_csv(
     InputError
         The file is missing, has no column file_name, or has an impossible value; with line and column.
     """
+    table, used = _open(path, columns)
+    notes = table.notes
+    path_label, own_label = _where_labels_are(table, used, label)
+    names_of_rows = _names(table, used, root)
+    marks = _marks(table, used, names_of_rows, own_label)
+    rows = _Rows(table, used, [row for row, _, _ in marks])
+    files: Cells = [names_of_rows[row] for row in rows.kept]
+    ids = [image_id or file or "" for image_id, file in zip(rows.cells("image_id"), files, strict=True)]
+    first_of: dict[str, int] = {}
+    for row, image_id in enumerate(ids):
+        first_of.setdefault(image_id, row)
+    firsts = list(first_of.values())
+    for what in used:
+        if what not in _OF_ANNOTATIONS:
+            column = files if what == "file_name" else rows.cells(what)
+            _require_agreement(used[what], column, [first_of[image_id] for image_id in ids], rows)
+    if path_label is not None:
+        labels, categories = labels_of_paths([files[row] or "" for row in firsts], path_label, notes)
+    else:
+        number = {image_id: at for at, image_id in enumerate(first_of)}
+        labels, categories = _labels(rows, marks, own_label, [number[image_id] for image_id in ids])
+
+    def first(column: Sequence[Cell]) -> list[Cell]:
+        return [column[row] for row in firsts]
+
+    def of_images(what: str) -> Cells:
+        return first(rows.cells(what))
+
+    dates = (
+        of_images("datetime")
+        if "datetime" in used
+        else [join_date_and_time(*both) for both in zip(of_images("date"), of_images("time"), strict=True)]
+    )
+    return make_catalog(
+        Rows(
+            image_id=list(first_of),
+            file_name=first(files),
+            location=[
+                given or location_of(file or "")
+                for given, file in zip(of_images("location"), first(files), strict=True)
+            ],
+            deployment=of_images("deployment"),
+            seq_id=of_images("seq_id"),
+            frame_num=first(rows.whole("frame_num")),
+            seq_num_frames=first(rows.whole("seq_num_frames")),
+            dates=dates,
+            width=of_images("width"),
+            height=of_images("height"),
+        ),
+        labels,
+        source="csv",
+        where=path,
+        categories=categories,
+        notes=notes,
+        utc_offset=utc_offset,
+        order=order,
+        at=lambda image: rows.at(firsts[image]),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that are kept of a table, one for each annotation; their numbers in the table are `kept`."""
+
+    table: GivenTable
+    used: Mapping[str, str]
+    kept: list[int]
+
+    def cells(self, what: str) -> Cells:
+        column = self.table.columns.get(self.used.get(what, ""))
+        return [None] * len(self.kept) if column is None else [column[row] for row in self.kept]
+
+    def whole(self, what: str) -> list[int | None]:
+        if what not in self.used:
+            return [None] * len(self.kept)
+        column = self.table.whole(self.used[what])
+        return [column[row] for row in self.kept]
+
+    def at(self, row: int) -> str:
+        return self.table.at(self.kept[row])
+
+
+def _open(path: str, columns: Mapping[str, str] | None) -> tuple[GivenTable, dict[str, str]]:
+    """The table, and what is read of it: see `used_columns`."""
     own_names = [column_name(name) for name in (columns or {}).values()]
     table = read_table(path, _KEY, [*(name for names in COLUMNS.values() for name in names), *own_names])
     used = used_columns(table, columns)
+    likely = likely_columns(table, used)
     if "file_name" not in used:
-        if (name := likely_columns(table, used).get("file_name")) is not None:
+        if (name := likely.get("file_name")) is not None:
             raise InputError(
                 f"{path}:1: no column file_name; if {name} has it: dataset.columns: {{file_name: {name}}}"
             )
         table.require({"file_name": COLUMNS["file_name"]})
     table.require_cells([used["file_name"]])
-    notes = table.notes
-    for what, name in likely_columns(table, used).items():
-        notes[f"columns ignored: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
+    for what, name in likely.items():
+        table.notes[
+            f"columns ignored: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"
+        ] += 1
+    return table, used
+
+
+def _where_labels_are(
+    table: GivenTable, used: Mapping[str, str], label: Label | None
+) -> tuple[Label | None, Label | None]:
+    """`label` as the way to find them in paths, and as the way to read the table's own; one of them is None.
+
+    Raises InputError if it fits the table's columns ill.
+    """
+    path_label = label if label is not None and (label.level is not None or label.regex is not None) else None
+    own_label = label if label is not None and label.is_of_metadata else None
+    named = next((used[what] for what in ("category_id", "category_name") if what in used), None)
+    if path_label is not None and named is not None:
+        raise InputError(f"{table.path}:1: has the column {named}: leave out dataset.label, or the column")
+    if own_label is not None and named is None:
+        raise InputError(
+            f"{table.path}:1: has no column for the species, which dataset.label should tell how to read; "
+            f"{table.listed(COLUMNS['category_name'])}"
+        )
+    if own_label is not None and own_label.between is not None and "category_id" in used:
+        raise InputError(
+            f"{table.path}:1: has the column {used['category_id']}: dataset.label.between is for names"
+        )
+    return path_label, own_label
+
+
+def _names(table: GivenTable, used: Mapping[str, str], root: str | None) -> list[str]:
+    """The file name of each row, relative to the image root."""
     given = _joined(
         table.columns.get(used.get("folder", ""), [None] * len(table)),
         table.columns[used["file_name"]],
         "/",
     )
-    names_of_rows = [tidy_name(name or "", root) for name in given]
-    _note_ways(given, names_of_rows, notes)
-    kept = _without_repeats(table, used, names_of_rows, notes)
-    path_label = label if label is not None and (label.level is not None or label.regex is not None) else None
-    own_label = label if label is not None and label.is_of_metadata else None
-    is_named = "category_id" in used or "category_name" in used
-    if path_label is not None and is_named:
-        of = next(used[what] for what in ("category_id", "category_name") if what in used)
-        raise InputError(f"{path}:1: has the column {of}: leave out dataset.label, or the column")
-    if own_label is not None and not is_named:
-        raise InputError(
-            f"{path}:1: has no column for the species, which dataset.label should tell how to read; "
-            f"{table.listed(COLUMNS['category_name'])}"
-        )
-    species = _species(table, used, notes)
-    numbers = _counts(table, used, notes)
-    marks = [(row, species[row], numbers[row]) for row in kept]
-    if own_label is not None and own_label.between is not None:
-        if "category_id" in used:
-            raise InputError(
-                f"{path}:1: has the column {used['category_id']}: dataset.label.between is for names"
-            )
-        marks = _taken_apart(table, used, marks, own_label.between, notes)
-    else:
-        _note_several(species, notes)
-    kept = [row for row, _, _ in marks]
+    names = [tidy_name(name or "", root) for name in given]
+    _note_ways(given, names, table.notes)
+    return names
 
-    def cells(what: str) -> Cells:
-        column = table.columns.get(used.get(what, ""))
-        return [None] * len(kept) if column is None else [column[row] for row in kept]
 
-    def whole(what: str) -> list[int | None]:
-        found = table.whole(used.get(what, what)) if what in used else [None] * len(table)
-        return [found[row] for row in kept]
+def _marks(
+    table: GivenTable, used: Mapping[str, str], names: Sequence[str], label: Label | None
+) -> list[Mark]:
+    """The annotations; a row may hold several, and repeat one further up."""
+    notes = table.notes
+    kept = _without_repeats(table, used, names, notes)
+    species, counts = _species(table, used, notes), _counts(table, used, notes)
+    marks = [(row, species[row], counts[row]) for row in kept]
+    if label is not None and label.between is not None:
+        return _taken_apart(table, used, marks, label.between, notes)
+    _note_several(species, notes)
+    return marks
 
-    def at(row: int) -> str:
-        return table.at(kept[row])
 
-    files: Cells = [names_of_rows[row] for row in kept]
-    ids = [image_id or file or "" for image_id, file in zip(cells("image_id"), files, strict=True)]
-    number_of: dict[str, int] = {}
-    for image_id in ids:
-        number_of.setdefault(image_id, len(number_of))
-    firsts: list[int] = []
-    for row, image_id in enumerate(ids):
-        if number_of[image_id] == len(firsts):
-            firsts.append(row)
-    first_of = [firsts[number_of[image_id]] for image_id in ids]
-    for what in used:
-        if what not in _OF_ANNOTATIONS:
-            _require_agreement(
-                used[what], files if what == "file_name" else cells(what), first_of, table, kept
-            )
+def _labels(
+    rows: _Rows, marks: list[Mark], label: Label | None, image: list[int]
+) -> tuple[pa.Array, list[tuple[int, str]]]:
+    """Labels of the images, and their categories; `image`: the number of each row's."""
+    notes = rows.table.notes
     names, category_ids = _categories(
-        whole("category_id") if "category_id" in used else None,
+        rows.whole("category_id") if "category_id" in rows.used else None,
         [name for _, name, _ in marks],
-        at,
+        rows.at,
         notes,
-        {EMPTY, *(label_key(name) for name in (own_label.empty if own_label is not None else ()))},
-        own_label is not None or "is_empty" in used,
+        {EMPTY, *(label_key(name) for name in (label.empty if label is not None else ()))},
+        label is not None or "is_empty" in rows.used,
     )
     marked = [row for row, category in enumerate(category_ids) if category is not None]
+    n_images = len(set(image))
     labels = group_labels(
-        np.asarray([number_of[ids[row]] for row in marked], np.int64),
+        np.asarray([image[row] for row in marked], np.int64),
         np.asarray([category_ids[row] for row in marked], np.int64),
         [marks[row][2] for row in marked],
-        len(firsts),
+        n_images,
         names,
     )
-    if path_label is not None:
-        labels, categories = labels_of_paths([files[row] or "" for row in firsts], path_label, notes)
-        names = dict(categories)
-    else:
-        notes["images without an annotation"] += len(firsts) - len({number_of[ids[row]] for row in marked})
-    dates = (
-        cells("datetime")
-        if "datetime" in used
-        else [join_date_and_time(*both) for both in zip(cells("date"), cells("time"), strict=True)]
-    )
-
-    def first(column: Sequence[Cell]) -> list[Cell]:
-        return [column[row] for row in firsts]
-
-    return make_catalog(
-        Rows(
-            image_id=list(number_of),
-            file_name=first(files),
-            location=[
-                given or location_of(file or "")
-                for given, file in zip(first(cells("location")), first(files), strict=True)
-            ],
-            deployment=first(cells("deployment")),
-            seq_id=first(cells("seq_id")),
-            frame_num=first(whole("frame_num")),
-            seq_num_frames=first(whole("seq_num_frames")),
-            dates=first(dates),
-            width=first(cells("width")),
-            height=first(cells("height")),
-        ),
-        labels,
-        source="csv",
-        where=path,
-        categories=sorted(names.items()),
-        notes=notes,
-        utc_offset=utc_offset,
-        order=order,
-        at=lambda row: at(firsts[row]),
-    )
+    notes["images without an annotation"] += n_images - len({image[row] for row in marked})
+    return labels, sorted(names.items())
 
 
 def _joined(first: Cells, then: Cells, between: str) -> Cells:
@@ -377,24 +343,6 @@ def _without_repeats(
     return kept
 
 
-def _are_files(column: Cells) -> bool:
-    """Whether cells are paths or URLs of files: as in Wildlife Insights' column `location`."""
-    given = [cell for cell in column if cell]
-    return bool(given) and all("/" in cell and ending_of(cell) in _FILES for cell in given)
-
-
-def _may_be(what: str, column: Cells) -> bool:
-    """Whether a column with a likely name also has such values."""
-    given = [cell for cell in column if cell]
-    if what == "location":
-        return len(set(given)) > 1 and not _are_files(column)
-    if what == "count":
-        return sum(_count(cell) is not None for cell in given) > _MOSTLY * len(given)
-    if what == "is_empty":
-        return bool(given) and all(cell.casefold() in YES | NO for cell in given)
-    return bool(given)
-
-
 def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> Cells:
     """The label of each row: the column's, with the genus before it if that has a column of its own."""
     name = used.get("category_name")
@@ -422,6 +370,13 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             for row in rest:
                 labels[row] = common[row]
             notes["rows of which only a common name is known, which is the label"] += len(rest)
+    kinds = table.columns.get(used.get("observation_type", ""))
+    if kinds is not None and name is not None and "category_id" not in used:
+        for row, kind in enumerate(kinds):
+            meant = _KINDS.get((kind or "").casefold())
+            if meant is not None and labels[row] is None:
+                labels[row] = meant
+                notes[f"rows without a species whose {used['observation_type']} says {kind}"] += 1
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()
@@ -430,14 +385,6 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             if said in YES:
                 labels[row] = EMPTY
     return labels
-
-
-def _count(cell: str) -> int | None:
-    """A number of animals; None if it is not one."""
-    value = number(cell)
-    if value is None:
-        return _NUMBERS.get(cell.casefold())
-    return int(value) if value.is_integer() and abs(value) < 2**31 else None
 
 
 def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> list[int | None]:
@@ -449,7 +396,7 @@ def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> 
     if name is None:
         return [None] * len(table)
     cells = table.columns[name]
-    counts = [None if cell is None else _count(cell) for cell in cells]
+    counts = [None if cell is None else read_count(cell) for cell in cells]
     strange = [row for row, cell in enumerate(cells) if cell is not None and counts[row] is None]
     if strange and are_too_many(len(strange), sum(cell is not None for cell in cells)):
         raise InputError(table.not_whole(strange[0], name))
@@ -470,19 +417,19 @@ def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> 
 def _taken_apart(
     table: GivenTable,
     used: Mapping[str, str],
-    marks: list[tuple[int, str | None, int | None]],
+    marks: list[Mark],
     between: str,
     notes: Counter[str],
-) -> list[tuple[int, str | None, int | None]]:
+) -> list[Mark]:
     """One row for each species in a cell that names several, with its count if there is one for each."""
-    found: list[tuple[int, str | None, int | None]] = []
+    found: list[Mark] = []
     for row, label, count in marks:
         parts = split_cell(label or "", between)
         if len(parts) < 2:
             found.append((row, parts[0] if parts else label, count))
             continue
         cell = (table.columns[used["count"]][row] or "") if "count" in used else ""
-        counts = [_count(part) for part in split_cell(cell, between)]
+        counts = [read_count(part) for part in split_cell(cell, between)]
         each = counts if len(counts) == len(parts) else [None] * len(parts)
         found += [(row, part, number_) for part, number_ in zip(parts, each, strict=True)]
         notes["cells with several species, taken apart"] += 1
@@ -546,13 +493,63 @@ def _categories(
     return {**({0: EMPTY} if 0 in ids else {}), **{id_: name for name, id_ in number_of.items()}}, ids
 
 
-def _require_agreement(
-    name: str, column: Cells, first_of: list[int], table: GivenTable, kept: list[int]
-) -> None:
+def _require_agreement(name: str, column: Cells, first_of: list[int], rows: _Rows) -> None:
     """Raise InputError if rows of one image differ in anything but their annotation."""
     for row, first in enumerate(first_of):
         if column[row] != column[first]:
             raise InputError(
-                f"{table.at(kept[row])}: {name}: {column[row] or ''!r} differs from line "
-                f"{table.lines[kept[first]]}, {column[first] or ''!r}, for the same image"
+                f"{rows.at(row)}: {name}: {column[row] or ''!r} differs from line "
+                f"{rows.table.lines[rows.kept[first]]}, {column[first] or ''!r}, for the same image"
             )
+
+
+def _of_table(given: Given) -> Found:
+    expected = [name for names in (*COLUMNS.values(), *LIKELY.values()) for name in names]
+    table = read_table(given.url, KEY, expected)
+    used = used_columns(table)
+    likely = likely_columns(table, used)
+    read = ", ".join(used.values())
+    used |= likely
+    if "file_name" not in used:
+        table.require({"file_name": COLUMNS["file_name"]})
+    names = [name or "" for name in table.columns[used["file_name"]]]
+    if "folder" in used:
+        folders = table.columns[used["folder"]]
+        names = [f"{a}/{b}" if a and b else b for a, b in zip(folders, names, strict=True)]
+    files = [name for name in names if name]
+    root, line, n_found = find_root(given.url, listed_in(given, files))
+    of_cameras = [name for name in camera_columns(table).values() if name not in used.values()]
+    left = [name for name in table.columns if name not in (*used.values(), *of_cameras)]
+    taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
+    lines = [
+        f"a table of {plural(len(table), 'row')}",
+        *([f"columns that are read: {read}"] if read else []),
+        *([f"columns taken for what their names say: {taken}"] if taken else []),
+        *([f"columns about cameras, for cameras.csv: {', '.join(of_cameras)}"] if of_cameras else []),
+        *([f"columns that are ignored: {', '.join(left)}"] if left else []),
+        line,
+    ]
+    found = Found(
+        {"format": "csv", "metadata": given.url, "images": root},
+        lines,
+        videos=count_videos(files),
+        table=table,
+        files=[tidy_name(name, root) for name in names],
+        n_found=n_found,
+    )
+    found.has_labels = bool({"category_id", "category_name"} & set(used))
+    if likely:
+        found.dataset["columns"] = likely
+    if "category_name" in used and "category_id" not in used:
+        several = several_in_one(table.columns[used["category_name"]])
+        if several:
+            sign, cells = max(several.items(), key=lambda item: len(item[1]))
+            found.dataset["label"] = {"between": sign}
+            told = counted(len(cells), "cells with several species, which are taken apart, such as")
+            lines.append(f"{told} {cells[0]!r}")
+    if "location" not in used:
+        found.levels = levels_of(tidy_name(name, root) for name in files)
+        found.camera, found.species = guess_levels(found.levels, len(files))
+    if found.has_labels:
+        found.species = None
+    return found

@@ -6,6 +6,9 @@ One feature may have a photo, or many; features at one point are one camera, unl
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from pydantic import Field, field_validator
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS, check_order, moment
 from camtrap_batch.catalog.cct_columns import text
+from camtrap_batch.catalog.found import MEDIA, Found, Given
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.dates import offset_minutes
 from camtrap_batch.errors import InputError, StageError, choices
@@ -35,11 +39,14 @@ from camtrap_batch.portal.reading import (
     read_attachments,
     read_features,
 )
+from camtrap_batch.remote import plain, redacted
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import digest
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import ending_of
 
-_PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
+_ADDRESS = re.compile(r"/(feature|map)server(/\d+)?$")
+_PATIENCE_S = 20.0
+_MOST_BYTES = 2**22
 _DATES = (
     "esriFieldTypeDate", "esriFieldTypeDateOnly", "esriFieldTypeTimestampOffset", "esriFieldTypeString",
 )  # fmt: skip
@@ -87,6 +94,32 @@ class FeatureLayerReader(Reader[FeatureLayerDataset]):
     help = "points of ArcGIS with photos attached"
     names_are_given = False
 
+    @classmethod
+    def recognise(cls, given: Given) -> Found | None:
+        """A layer; its server says which portal it belongs to, and whether everybody can read it."""
+        if not _ADDRESS.search(given.name):
+            return None
+        url = given.url.rstrip("/")
+        lines = [f"a feature layer: {redacted(url)}; its photos are read when the job runs"]
+        dataset: dict[str, Any] = {"format": "feature-layer", "metadata": url}
+        layer: dict[str, Any] = {}
+        if "/rest/services/" in url:
+            portal = _asked(f"{url.partition('/rest/services/')[0]}/rest/info").get("owningSystemUrl")
+            if isinstance(portal, str) and portal:
+                layer["portal"] = portal.rstrip("/")
+        answer = _asked(url)
+        if "error" in answer:
+            lines.append(
+                "it can't be read by everybody: set CAMTRAP_ARCGIS_TOKEN in the environment, or sign in as "
+                "docs/arcgis.md says"
+            )
+        else:
+            layer["anonymous"] = True
+            lines.append(f"its name is {answer.get('name')!r}; everybody can read it")
+            if not answer.get("hasAttachments", True):
+                raise InputError(f"{redacted(url)}: has no attachments, and so no photos (camtrap init)")
+        return Found({**dataset, **({"layer": layer} if layer else {})}, lines)
+
     @property
     def has_labels(self) -> bool:
         return False
@@ -113,6 +146,19 @@ class FeatureLayerReader(Reader[FeatureLayerDataset]):
         return ImageRoot(str(self.dataset.metadata), {"photos": photos}, "attachments")
 
 
+def _asked(url: str) -> dict[str, Any]:
+    """What an ArcGIS server says about a service. Raises InputError if nothing answers."""
+    try:
+        address = web_address(url.partition("?")[0])
+        with urllib.request.urlopen(f"{address}?f=json", timeout=_PATIENCE_S) as answer:  # noqa: S310
+            content = json.loads(answer.read(_MOST_BYTES))
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"{redacted(url)}: no feature server answers there (camtrap init): {plain(problem)}"
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
 @dataclass(frozen=True)
 class _Feature:
     location: str | None
@@ -136,7 +182,7 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
     photos = []
     for one in _attachments(service, layer, features):
         kind = one.content_type.partition("/")[0]
-        if kind in ("image", "video") or ending_of(one.name) in _PHOTOS:
+        if kind in ("image", "video") or ending_of(one.name) in MEDIA:
             photos.append(one)
         else:
             notes["attachments that are neither image nor video, left out"] += 1

@@ -18,6 +18,7 @@ import msgspec
 from fsspec.implementations.local import LocalFileOpener
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.remote import cant_read
 
 _NOT_OF_JSON = re.compile(rb"[:\[,]\s*(-?Infinity|NaN|NA|N/A|None|undefined|True|False)\b")
 """What R, Python and JavaScript write for special values."""
@@ -43,12 +44,10 @@ def read_json(path: str, key: str) -> bytes | mmap.mmap:
                 # MB.
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             data = _as_utf8(file.read())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file ({key})") from None
     except (EOFError, zlib.error) as problem:
         raise InputError(f"{path}: damaged gzip file: {problem}") from None
     except Exception as problem:  # clients of object stores raise their own errors
-        raise InputError(f"{path}: can't be read ({key}): {problem}") from None
+        raise InputError(cant_read(path, problem, key)) from None
     if not zipfile.is_zipfile(io.BytesIO(data)):
         if path.endswith(".zip"):
             raise InputError(f"{path}: not a zip file, or one that is cut off")

@@ -25,7 +25,7 @@ import fsspec
 
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
-from camtrap_batch.remote import plain, redacted
+from camtrap_batch.remote import cant_read, redacted
 from camtrap_batch.vocabulary import MISSING, counted
 
 YES = frozenset(
@@ -223,10 +223,8 @@ def _read(path: str, key: str) -> bytes:
     try:
         with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
             data: bytes = file.read()
-    except FileNotFoundError:
-        raise InputError(f"{redacted(path)}: no such file ({key})") from None
     except Exception as problem:  # clients of object stores raise their own errors
-        raise InputError(f"{redacted(path)}: can't be read ({key}): {plain(problem)}") from None
+        raise InputError(cant_read(path, problem, key)) from None
     return data
 
 

@@ -7,14 +7,18 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from camtrap_batch.catalog.look import Found, find_media, look
+from camtrap_batch.catalog.found import Found
+from camtrap_batch.catalog.look import find_media, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import InputError, UserError
-from camtrap_batch.vocabulary import counted, is_word_for_empty, plural
+from camtrap_batch.remote import plain
+from camtrap_batch.vocabulary import VIDEO_ENDINGS, counted, ending_of, is_word_for_empty, plural
 
 if TYPE_CHECKING:
     from camtrap_batch.catalog import Catalog, Reader
@@ -105,19 +109,27 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     locations = sorted(set(catalog.table["location"].drop_null().to_pylist()))
     classes = [category for _, category in catalog.categories]
     print(
-        f"{plural(catalog.table.num_rows, 'image')} of {plural(len(locations), 'camera location')}, "
-        f"{plural(len(classes), 'label')}"
+        f"{_rows_told(catalog.table['file_name'].to_pylist())} of "
+        f"{plural(len(locations), 'camera location')}, {plural(len(classes), 'label')}"
     )
     if locations and reader.cameras() is None:
-        found.dataset["cameras"] = _cameras(path.parent, name, locations)
+        found.dataset["cameras"] = _cameras(path.parent, name, locations, _of_cameras(found, catalog))
     is_labelled = reader.has_labels and (bool(classes) or "hierarchy" in found.dataset.get("label", {}))
     text = _job_text(options.target, name, found, path.parent, locations, classes, is_labelled)
-    path.write_text(text, encoding="utf-8")
+    with _written(path) as file:
+        file.write(text)
     Job.load(path)
     print(f"{path}: written; next:")
-    for line in _next(path, is_labelled):
+    for line in _next(path, is_labelled, is_found=found.n_found != 0):
         print(f"  {line}")
     return 0
+
+
+def _rows_told(files: list[str]) -> str:
+    """How many images and videos rows are of."""
+    n_videos = sum(ending_of(name) in VIDEO_ENDINGS for name in files)
+    counts = {"image": len(files) - n_videos, "video": n_videos}
+    return " and ".join(plural(number, what) for what, number in counts.items() if number)
 
 
 def _choose(given: str | None, option: str, what: str, guess: int | None, n_levels: int) -> int | None:
@@ -205,13 +217,35 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
     return path
 
 
-def _cameras(folder: Path, name: str, locations: list[str]) -> str:
-    """The name of a camera table in `folder` that has all of `locations`: an existing one, or a new one."""
+def _of_cameras(found: Found, catalog: Catalog) -> dict[str, dict[str, str]]:
+    """What a table of images says about its cameras (see `places`); says what it leaves open."""
+    from camtrap_batch.catalog.places import camera_columns, cameras_of_images
+
+    if found.table is None or not (columns := camera_columns(found.table)):
+        return {}
+    names = ("file_name", "location")
+    location_of = dict(zip(*(catalog.table[name].to_pylist() for name in names), strict=True))
+    known, lines = cameras_of_images(found.table, columns, [location_of.get(file) for file in found.files])
+    for line in lines:
+        print(line)
+    return known
+
+
+def _cameras(folder: Path, name: str, locations: list[str], known: dict[str, dict[str, str]]) -> str:
+    """The name of a camera table in `folder` that has all of `locations`: an existing one, or a new one.
+
+    `known`: location -> column -> what a new one says there.
+    """
     for file in ("cameras.csv", f"{name}-cameras.csv"):
         path = folder / file
         if not path.exists():
-            _write_cameras(path, locations)
-            print(f"{path}: fill in latitude and longitude of {plural(len(locations), 'camera')}")
+            _write_cameras(path, locations, known)
+            n_placed = sum("latitude" in cells for cells in known.values())
+            n_open = len(locations) - n_placed
+            if n_placed:
+                print(f"{path}: latitude and longitude of {plural(n_placed, 'camera')} are from the table")
+            if n_open:
+                print(f"{path}: fill in latitude and longitude of {plural(n_open, 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
             print(f"{path} already exists, and stays as it is")
@@ -232,13 +266,25 @@ def _lacking(path: Path, locations: list[str]) -> str | None:
     return f"it has no row for {', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}" if gone else None
 
 
-def _write_cameras(path: Path, locations: list[str]) -> None:
+def _write_cameras(path: Path, locations: list[str], known: dict[str, dict[str, str]]) -> None:
     import csv
 
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["location", "latitude", "longitude"])
-        writer.writerows([location, "", ""] for location in locations)
+    more = [role for role in ("start", "end") if any(role in cells for cells in known.values())]
+    columns = ["location", "latitude", "longitude", *more]
+    with _written(path) as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({"location": location, **known.get(location, {})} for location in locations)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[TextIO]:
+    """A new file to be written. Raises UserError if that can't be done."""
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            yield file
+    except OSError as problem:
+        raise UserError(f"{path}: can't be written: {plain(problem)}") from None
 
 
 def _job_text(
@@ -271,7 +317,7 @@ def _job_text(
         "location": f"the folder level that names the camera: {listed(locations)}",
         "columns": "the table's own names for them",
         "label": f"the folder level that names the species: {listed(classes)}",
-        "cameras": "fill in latitude and longitude of each location there",
+        "cameras": "latitude and longitude of each location",
         "layer": "its portal; who may read it",
         "video": f"frames of {plural(found.videos, 'video')} are images of their own",
     }
@@ -319,8 +365,10 @@ def _relative(path: str, base: Path) -> str:
     return path if near.startswith("../..") else near
 
 
-def _next(path: Path, is_labelled: bool) -> list[str]:
+def _next(path: Path, is_labelled: bool, *, is_found: bool) -> list[str]:
     near = os.path.relpath(path)
     shown = str(path) if near.startswith("..") else near
     lines = [f"camtrap reprocess {shown} --dry-run", f"camtrap reprocess {shown}"]
+    if not is_found:
+        lines = [f"in {shown}, set dataset.images to the folder, zip or bucket with the images", *lines]
     return lines if is_labelled else [*lines, f"camtrap review {shown}  (to label the images)"]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,13 @@ def _given(options: argparse.Namespace, known: Sequence[StageOption]) -> dict[st
 
 def _run_all(context: Context, results: list[StageResult]) -> None:
     began = time.monotonic()
+    told: set[str] = set()
     for result in reprocess(context):
         results.append(result)
-        _print_result(result, context.display, dry_run=context.dry_run)
+        # Several stages read the tables of cameras, and what there is to say about them.
+        new = replace(result, notes=[note for note in result.notes if note not in told])
+        told.update(result.notes)
+        _print_result(new, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)

@@ -21,6 +21,7 @@ from camtrap_batch.vocabulary import PERSONS, VEHICLES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from camtrap_batch.detection.boxes import Boxes
     from camtrap_batch.runtime import Device, Precision
 
 LEAST = 0.005
@@ -145,13 +146,41 @@ class Known:
     labels: pa.Array | None = None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier run elsewhere says about n images.
+
+    Attributes
+    ----------
+    classes : all labels, sorted
+    label, confidence, top, n_boxes : (n,) as in the table predictions; null if nothing is known
+    status : (n,) ok, or why there is no label: unreadable, no_result
+    crops : rows of that table: boxes that count and that a classifier has examined
+    notes : for people
+    """
+
+    classes: list[str]
+    label: pa.Array
+    confidence: pa.Array
+    top: pa.Array
+    status: pa.Array
+    n_boxes: pa.Array
+    crops: pa.Table
+    notes: list[str]
+
+
 KNOWN_BY = ("width", "height", "orientation", "video_s")
 """Columns of the manifest that `KnownDetector.match` is given in addition to image_id and file_name."""
 
 
 @runtime_checkable
 class KnownDetector(Detector, Protocol):
-    """A detector whose boxes are already known."""
+    """A detector whose boxes are already known.
+
+    That of a package is for the files with its `endings` that `detect.results` names: its class method
+    `open(path, *, images, key)`, with the image root and the key of the job file for messages, reads one, or
+    raises InputError.
+    """
 
     def match(self, rows: pa.Table) -> Known:
         """Its boxes of rows of the manifest (image_id, file_name, and `KNOWN_BY`).
@@ -164,11 +193,32 @@ class KnownDetector(Detector, Protocol):
         ...
 
 
+@runtime_checkable
+class SpeciesDetector(KnownDetector, Protocol):
+    """Known boxes in which a classifier may have named species."""
+
+    @property
+    def classified_by(self) -> str | None:
+        """The classifier, for people; None: there was none, and nothing to `answers`."""
+        ...
+
+    def answers(self, rows: pa.Table, boxes: Boxes, empty: str) -> Answer:
+        """What the classifier says about images.
+
+        Parameters
+        ----------
+        rows : image_id, file_name and video_s of n images
+        boxes : their boxes, from `boxes.find_boxes`
+        empty : label of images without an animal
+        """
+        ...
+
+
 DETECTORS: Registry[type[Detector]] = Registry(
     "camtrap_batch.detectors",
     {
         "onnx": "camtrap_batch.detection.onnx:OnnxDetector",
-        "results": "camtrap_batch.detection.results:ResultsDetector",
+        "results": "camtrap_batch.detection.given:ResultsDetector",
         "catalog": "camtrap_batch.detection.catalog:CatalogDetector",
     },
 )

@@ -46,7 +46,7 @@ class CatalogDetector:
         return CATEGORIES
 
     @classmethod
-    def open(cls, dataset: Dataset, key: str = "detect.results") -> CatalogDetector:
+    def of(cls, dataset: Dataset, key: str = "detect.results") -> CatalogDetector:
         """Read the boxes in the metadata of a data set.
 
         Raises

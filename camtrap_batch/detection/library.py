@@ -6,10 +6,11 @@ import threading
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
-from camtrap_batch.detection.base import DETECTORS, Detector, Finder, PictureDetector
+from camtrap_batch.detection.base import DETECTORS, Detector, Finder, KnownDetector, PictureDetector
 from camtrap_batch.detection.catalog import CatalogDetector
-from camtrap_batch.detection.results import ResultsDetector
+from camtrap_batch.detection.given import ResultsDetector
 from camtrap_batch.errors import Damaged, InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.job.detect import CATALOG, Detect
@@ -41,16 +42,15 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
     """
     results = "infer.detections" if key == "infer" else f"{key}.results"  # its former name
     if settings.results == CATALOG:
-        return CatalogDetector.open(job.dataset, results)
+        return CatalogDetector.of(job.dataset, results)
     if settings.results is not None:
         images = getattr(job.dataset, "images", None)
-        return ResultsDetector.open(settings.results, images=images, key=results)
+        reader = _of_ending(settings.results, _endings("match")) or ResultsDetector
+        known: KnownDetector = reader.open(settings.results, images=images, key=results)
+        return known
     path = str(settings.model)
-    endings: dict[str, type[PictureDetector]] = {}
-    for _, variant in DETECTORS.loadable():
-        for ending in getattr(variant, "endings", ()):
-            endings[ending] = variant  # type: ignore[assignment]
-    chosen = next((variant for ending, variant in endings.items() if path.lower().endswith(ending)), None)
+    endings = _endings("load")
+    chosen = _of_ending(path, endings)
     if chosen is None:
         # Advice about weights that need code is more useful than a list of endings.
         chosen = endings[".onnx"] if Path(path).is_file() else None
@@ -59,6 +59,20 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
         raise InputError(f"{key}.model: {path}: should end in {possible}")
     opened: Detector = chosen.open(path, size=settings.size, tiles=settings.tiles, key=f"{key}.model")
     return opened
+
+
+def _endings(ability: str) -> dict[str, Any]:
+    """Ending of files -> the detector for them, of those with a method of that name."""
+    return {
+        ending: variant
+        for _, variant in DETECTORS.loadable()
+        if hasattr(variant, ability)
+        for ending in getattr(variant, "endings", ())
+    }
+
+
+def _of_ending(path: str, endings: dict[str, Any]) -> Any:
+    return next((variant for ending, variant in endings.items() if path.lower().endswith(ending)), None)
 
 
 def keep_detector(run: Run, detector: PictureDetector) -> Folder:

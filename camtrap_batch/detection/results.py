@@ -11,14 +11,13 @@ image, or, in the newer format, of each box.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,10 +27,8 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.codes import one_chunk
-from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
-from camtrap_batch.vocabulary import plural
 
 KEY = "infer.detections"
 
@@ -207,10 +204,11 @@ def read_detections(path: str, key: str = KEY) -> Detections:
     InputError
         It can't be read, or is something else.
     """
-    return _parse(read_json(path, key), f"{redacted(path)} ({key})")
+    return parse_detections(read_json(path, key), f"{redacted(path)} ({key})")
 
 
-def _parse(data: Any, where: str) -> Detections:
+def parse_detections(data: Any, where: str) -> Detections:
+    """`read_detections`, of the bytes of a file; `where` names it in messages."""
     if bytes(data[:_START]).lstrip().startswith(b"["):  # from programs that write boxes in pixels
         raise InputError(f"{where}: not MegaDetector results: {_NO_LIST}")
     with parsing(data, where, "MegaDetector results"):
@@ -284,11 +282,11 @@ def find_entries(
     detections: Detections, file_names: pa.ChunkedArray, images: str | None = None
 ) -> pa.Int32Array:
     """Row of `detections.images` of each file of the catalog; null if the results don't have it."""
-    known = _below(detections.images["file_name"].combine_chunks(), images)
+    known = below_root(detections.images["file_name"].combine_chunks(), images)
     return one_chunk(pc.index_in(file_names, value_set=known))
 
 
-def _below(names: pa.StringArray, images: str | None) -> pa.StringArray:
+def below_root(names: pa.StringArray, images: str | None) -> pa.StringArray:
     """Names made relative to the image root if they begin with it, as given or with its links resolved."""
     if images is None:
         return names
@@ -559,89 +557,3 @@ def _boxes(values: npt.NDArray[np.float32], categories: npt.NDArray[np.int16]) -
         [*(pa.array(column, pa.float32()) for column in columns), pa.array(categories, pa.int16())],
         fields=list(BOX),
     )
-
-
-@dataclass(frozen=True)
-class ResultsDetector:
-    """The results of a detector run elsewhere."""
-
-    path: str
-    detector_id: str
-    detections: Detections
-    images: str | None
-    key: str
-
-    help: ClassVar[str] = "results of MegaDetector (1.0 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        return self.detections.categories
-
-    @property
-    def has_species(self) -> bool:
-        """Whether a classifier was used, too."""
-        return bool(self.detections.species)
-
-    @property
-    def made_by(self) -> str:
-        """The classifier, as the results name it; otherwise the file."""
-        return self.detections.made_by or redacted(self.path).rpartition("/")[2]
-
-    @classmethod
-    def open(cls, path: str, *, images: str | None, key: str = "detect.results") -> ResultsDetector:
-        """Read the results.
-
-        Parameters
-        ----------
-        images : the image root
-
-        Raises
-        ------
-        InputError
-            As for `read_detections`.
-        """
-        data = read_json(path, key)
-        detector_id = hashlib.sha256(data).hexdigest()[:16]
-        return cls(path, detector_id, _parse(data, f"{redacted(path)} ({key})"), images, key)
-
-    def match(self, rows: pa.Table) -> Known:
-        found = self.detections
-        names = rows["file_name"]
-        whole = match_detections(found, names, self.path, images=self.images, key=self.key)
-        listed = _below(found.images["file_name"].combine_chunks(), self.images)
-        place = pc.index_in(names, value_set=listed)
-        lists = match_frames(found, whole, found.images["file_name"].take(place), rows["video_s"])
-        # Nothing is known about an unexamined frame of an examined video.
-        is_failed = pc.and_(place.is_valid(), whole.is_null())
-        others = len(listed) - pc.sum(pc.is_in(listed, value_set=names.combine_chunks())).as_py()
-        n, n_known = len(lists), len(lists) - lists.null_count
-        notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
-        if lists.null_count:
-            notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
-        if others:
-            notes.append(f"{self.key}: {plural(others, 'entry matches', 'entries match')} no usable image")
-        n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()
-        if n_repeated:
-            notes.append(
-                f"{self.key}: {plural(n_repeated, 'entry names', 'entries name')} a file again, left out"
-            )
-        if found.unlisted:
-            ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
-            count = sum(found.unlisted.values())
-            notes.append(
-                f"{self.key}: {plural(count, 'box', 'boxes')} of categories not listed ({ids}), left out"
-            )
-        meta = {
-            "file": redacted(self.path),
-            "images": n_known,
-            "without": lists.null_count,
-            "entries_of_other_images": others,
-            "entries_twice": n_repeated,
-            "unlisted": dict(found.unlisted),
-            **({"detector": found.detector} if found.detector else {}),
-        }
-        why = pc.if_else(is_failed, "unreadable", "no_result")
-        why = pc.if_else(
-            lists.is_valid(), "ok", why.combine_chunks() if isinstance(why, pa.ChunkedArray) else why
-        )
-        return Known(lists, why, meta, notes)

@@ -48,6 +48,8 @@ class VideoInfo:
     rate : frames per second; None if it does not say
     taken : when it began according to its container, in UTC or camera time, depending on the camera; None if
         it does not say
+    utc_offset_minutes : what the clock of `taken` showed, east of UTC; None if it does not say. That of
+        `creation_time` always says UTC, and means it only in phones.
     """
 
     duration_s: float | None
@@ -56,6 +58,7 @@ class VideoInfo:
     height: int
     codec: str
     taken: dt.datetime | None
+    utc_offset_minutes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,15 @@ def probe(file: BinaryIO) -> VideoInfo:
             duration = _end_of(container, stream)
         rate = stream.average_rate or stream.guessed_rate
         context = stream.codec_context
+        taken, offset = _date_of({**container.metadata, **stream.metadata})
         return VideoInfo(
             duration_s=duration,
             rate=float(rate) if rate else None,
             width=context.width,
             height=context.height,
             codec=context.name,
-            taken=_date_of({**container.metadata, **stream.metadata}),
+            taken=taken,
+            utc_offset_minutes=offset,
         )
 
 
@@ -280,13 +285,16 @@ def _pixels(frame: av.VideoFrame) -> Pixels:
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _date_of(metadata: Mapping[str, str]) -> dt.datetime | None:
-    """When a recording began: `creation_time` in most containers, `date` or Apple's own key in others."""
+def _date_of(metadata: Mapping[str, str]) -> tuple[dt.datetime | None, int | None]:
+    """When a recording began: `creation_time` in most containers, `date` or Apple's own key in others; and
+    its minutes east of UTC."""
     for key in ("com.apple.quicktime.creationdate", "creation_time", "date", "DATE_DIGITIZED", "IDIT"):
         value = next((value for name, value in metadata.items() if name.lower() == key.lower()), None)
         if value and (found := _date_in_text(value)) is not None and found.year > 1970:
-            return found
-    return None
+            zone = found.utcoffset() if key != "creation_time" else None
+            offset = None if zone is None else round(zone.total_seconds() / 60)
+            return found.replace(tzinfo=None, microsecond=0), offset
+    return None, None
 
 
 def _date_in_text(value: str) -> dt.datetime | None:
@@ -296,7 +304,7 @@ def _date_in_text(value: str) -> dt.datetime | None:
             found = dt.datetime.fromisoformat(text) if form is None else dt.datetime.strptime(text, form)
         except ValueError:
             continue
-        return found.replace(tzinfo=None, microsecond=0)
+        return found
     return None
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from camtrap_batch.catalog.csv import COLUMNS, LIKELY
+from camtrap_batch.catalog.csv_columns import COLUMNS, LIKELY
 from camtrap_batch.catalog.tabular import YES, GivenTable, number, read_table
 from camtrap_batch.dates import NULL_OFFSET, Order, check_orders, parse_date, parse_dates
 from camtrap_batch.errors import InputError
@@ -80,6 +80,10 @@ def read_given(path: Path, order: Order | None = None) -> tuple[str, list[Given]
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    if path.is_dir() and not (path / "datapackage.json").is_file():
+        raise InputError(
+            f"{path}: is a folder without datapackage.json; name a file with labels, or a Camtrap DP package"
+        )
     for known in FORMATS:
         if known.is_like(path):
             return known.name, list(known.read(path, order))

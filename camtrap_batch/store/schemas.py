@@ -153,6 +153,12 @@ VIDEOS = _schema(
         "photo of the same name, or just before or after it in its folder, for a video without a date in the "
         "metadata; null if there is none",
     ),
+    (
+        "utc_offset_minutes",
+        pa.int32(),
+        "what the clock of `datetime` showed, east of UTC, as the video or photo says; null where unknown",
+    ),
+    later=("utc_offset_minutes",),
 )
 
 KEYWORDS = _schema(

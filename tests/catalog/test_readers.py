@@ -288,7 +288,9 @@ from pydantic import Field
 
 from camtrap_batch.catalog import Catalog, Reader
 from camtrap_batch.catalog.drawn import Drawn
+from camtrap_batch.catalog.found import Found
 from camtrap_batch.catalog.table import Rows, make_catalog
+from camtrap_batch.errors import InputError
 from camtrap_batch.job import Dataset
 from camtrap_batch.job.base import InputPath
 
@@ -305,6 +307,15 @@ class ListReader(Reader[ListDataset]):
     help = "names of files, one per line"
     ids_are_paths = True
     has_labels = False
+
+    @classmethod
+    def recognise(cls, given):
+        if not given.name.endswith("names.txt"):
+            return None
+        if not Path(given.url).stat().st_size:
+            raise InputError(f"{given.url}: lists nothing")
+        images = str(Path(given.url).with_name("photos"))
+        return Found({"format": "list", "list": given.url, "images": images}, ["a list of names"])
 
     def fingerprint(self):
         return {"names": Path(self.dataset.list).read_text()}
@@ -368,3 +379,33 @@ def test_a_reader_of_another_package(
     assert done.returncode == 0, done.stderr
     done = do("catalog", format="lits")
     assert "dataset.format: 'lits' is not possible; did you mean 'list'?" in done.stderr
+
+
+def test_init_finds_the_reader_of_another_package(
+    tmp_path: Path,
+    beside: Callable[..., None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`camtrap init` asks it before ours, which would take the file for a table."""
+    entries = "list = camtrap_list:ListReader\nbroken = camtrap_nowhere:Reader"
+    beside("camtrap_list", _MODULE, "camtrap_batch.readers", entries)
+    monkeypatch.chdir(tmp_path)
+    photos_in(tmp_path)
+    (tmp_path / "names.txt").write_text("")
+    wrong = camtrap("init", "names.txt")
+    assert wrong.returncode == 2
+    assert "names.txt: lists nothing" in wrong.stderr
+    (tmp_path / "names.txt").write_text("\n".join(PHOTOS))
+    done = camtrap("init", "names.txt", "--out", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "a list of names" in done.stdout
+    written = yaml.safe_load((tmp_path / "job.yaml").read_text())["dataset"]
+    assert (written["format"], written["images"]) == ("list", "photos")
+    again = camtrap("catalog", tmp_path / "job.yaml")
+    assert again.returncode == 0, again.stderr
+    (tmp_path / "photo.gif").touch()
+    unknown = camtrap("init", "photo.gif")
+    assert unknown.returncode == 2
+    assert "neither images nor a list of them" in unknown.stderr
+    assert "'broken' (camtrap_nowhere:Reader) can't be loaded" in unknown.stderr

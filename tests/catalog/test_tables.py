@@ -392,3 +392,15 @@ def test_folders_that_name_several_species() -> None:
     catalog = read_folder(["fox+badger/a.jpg", "fox/b.jpg", "c.jpg"], BY_FOLDER, how, where="images")
     assert [name for name, _ in labels(catalog)["fox+badger/a.jpg"]] == ["fox", "badger"]
     assert catalog.notes["images without an annotation"] == 1
+
+
+def test_observation_types_of_trapper(tmp_path: Path) -> None:
+    """`blank` is no animal, and what is no animal has its type as its label; a species counts before."""
+    rows = ("blank,", "animal,lion", "Human,", "blank,lion", "unclassified,", "animal,")
+    lines = [f"{number}.jpg,{row}" for number, row in enumerate(rows)]
+    path = csv(tmp_path, "\n".join(["file_name,observation_type,species", *lines]))
+    catalog = read_csv(path, location_of_path(None, None))
+    labels = [[label["name"] for label in row["labels"]] for row in catalog.table.to_pylist()]
+    assert labels == [["empty"], ["lion"], ["human"], ["lion"], [], []]
+    assert catalog.notes["rows without a species whose observation_type says blank"] == 1
+    assert catalog.notes["images without an annotation"] == 2

@@ -6,11 +6,13 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import PATIENCE_S, command, run_of, tables_of, wait_until
 from support_cluster import Started, camtrap, write_job
 
+from camtrap_batch.cli import main
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import UnfitWorker
 from camtrap_batch.images import ImageRoot
@@ -57,6 +59,28 @@ def test_a_folder_that_goes_away_while_images_are_validated(
     rows = run_of(tmp_path).table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
     assert len(rows) == 200
     assert not [row for row in rows if row["status"] == "missing" and (images / row["file_name"]).exists()]
+
+
+def test_a_folder_that_goes_away_while_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The empty mount point that is left says of every file that there is none."""
+    write_job(tmp_path)
+    images = tmp_path / "data" / "images"
+
+    def lose_after_the_first(file: str, flags: int, *arguments: Any, **options: Any) -> int:
+        handle = open_(file, flags, *arguments, **options)
+        if str(file).startswith(str(images)) and flags & os.O_DIRECTORY:
+            images.rename(tmp_path / "elsewhere")
+            images.mkdir()
+        return handle
+
+    open_ = os.open
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lose_after_the_first)
+        assert main(["validate", str(tmp_path / "job.yaml"), "--quiet", "--cluster", "inline"]) == 2
+    assert f"{images}: is an empty folder" in capsys.readouterr().err
+    assert run_of(tmp_path).current("manifest") is None
 
 
 @needs_root

@@ -197,6 +197,18 @@ def test_when_it_was_taken(make_video: Callable[..., bytes]) -> None:
     assert probe(io.BytesIO(make_video("avi", seconds=1))).taken is None
 
 
+def test_apples_date_has_an_offset(make_video: Callable[..., bytes]) -> None:
+    """That of `creation_time` is always UTC, whatever the camera means."""
+    dates = {"com.apple.quicktime.creationdate": "2021-04-11T20:43:09+0200"}
+    dates["creation_time"] = "2021-04-11T18:43:09.000000Z"
+    for n_known, (taken, offset) in enumerate(
+        [((2021, 4, 11, 18, 43, 9), None), ((2021, 4, 11, 20, 43, 9), 120)]
+    ):
+        known = dict(list(dates.items())[1 - n_known :])
+        info = probe(io.BytesIO(make_video("mkv", seconds=1, **known)))
+        assert (info.taken, info.utc_offset_minutes) == (dt.datetime(*taken), offset)
+
+
 @pytest.mark.parametrize(
     ("name", "taken"),
     [

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from distributed import Client
-from support import wait_until
+from support import PATIENCE_S, wait_until
 from support_cluster import Started, camtrap, write_job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,7 +83,8 @@ def prometheus(started: Started, tmp_path: Path) -> Iterator[tuple[str, int]]:
 def test_every_panel_has_data(prometheus: tuple[str, int], tmp_path: Path) -> None:
     address, port = prometheus
     run = write_job(tmp_path)
-    subprocess.run(camtrap("validate", tmp_path, "--cluster", address, "--quiet"), check=True, timeout=90)
+    validate = camtrap("validate", tmp_path, "--cluster", address, "--quiet")
+    subprocess.run(validate, check=True, timeout=PATIENCE_S)
     rows = run.table("manifest").count_rows()
 
     def has_scraped() -> bool:

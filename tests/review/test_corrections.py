@@ -377,6 +377,7 @@ def test_our_own_camtrap_dp_comes_back(run: Run, tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("none.csv", None, "no such file"),
+        (".", None, "is a folder without datapackage.json; name a file with labels"),
         ("other.csv", "a,b\n1,2\n", "not a known kind of file with labels; its columns are: a, b; it should"),
         ("ours.csv", "image_id,label\nx1,lion\nx2,lion\n", "none of the file's 2 rows is about an image"),
         ("ours.csv", "image_id,label,count\ni1,lion,many\n", "ours.csv:2: count: 'many' should be a whole"),

@@ -665,3 +665,74 @@ def test_a_detector_of_another_package(
     assert job.run.snapshot("detections").number == first
     assert detect("250").returncode == 0
     assert job.rows("detections") == []  # another level is another detector
+
+
+_RESULTS = """
+import csv, hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from camtrap_batch.detection.base import Answer, Known
+from camtrap_batch.detection.results import BOX
+from camtrap_batch.errors import InputError
+from camtrap_batch.store.schemas import CROPS
+
+
+@dataclass(frozen=True)
+class SightingsDetector:
+    help = "a list of file,species"
+    endings = (".sightings",)
+    categories = ("animal",)
+    classified_by = "the ranger"
+    found: dict
+    detector_id: str
+
+    @classmethod
+    def open(cls, path, *, images, key="detect.results"):
+        data = Path(path).read_bytes()
+        lines = [line.split(",") for line in data.decode().split()]
+        if any(len(line) != 2 for line in lines):
+            raise InputError(f"{key}: {path}: should have lines of file,species")
+        return cls(dict(lines), hashlib.sha256(data).hexdigest()[:16])
+
+    def match(self, rows):
+        box = {"x": 0.25, "y": 0.25, "w": 0.5, "h": 0.5, "confidence": 1.0, "category": 0}
+        boxes = [[box] if name in self.found else [] for name in rows["file_name"].to_pylist()]
+        return Known(pa.array(boxes, pa.list_(BOX)), pa.array(["ok"] * len(boxes)))
+
+    def answers(self, rows, boxes, empty):
+        labels = [self.found.get(name, empty) for name in rows["file_name"].to_pylist()]
+        sure, top = [1.0] * len(labels), [[{"label": label, "p": 1.0}] for label in labels]
+        return Answer(
+            sorted(set(labels)), pa.array(labels), pa.array(sure, pa.float32()),
+            pa.array(top, CROPS.field("top5").type), pa.array(["ok"] * len(labels)), boxes.count(),
+            CROPS.empty_table(), [],
+        )
+"""
+
+
+def test_results_that_another_package_reads(
+    folder: Path,
+    beside: Callable[..., None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """A package's own results files give boxes, and species without a model."""
+    entries = "sightings = camtrap_sightings:SightingsDetector"
+    beside("camtrap_sightings", _RESULTS, "camtrap_batch.detectors", entries)
+    job = Made(folder, results="ranger.sightings")
+    job.set(infer={"model": "none"})
+    (folder / "ranger.sightings").write_text("a/00.jpg")
+    wrong = camtrap("detect", job.file, "--cluster", "inline")
+    assert wrong.returncode == 2
+    assert "ranger.sightings: should have lines of file,species" in wrong.stderr
+    names = {row["image_id"]: row["file_name"] for row in job.rows("manifest")}
+    (folder / "ranger.sightings").write_text(f"{names['i00']},genet")
+    for stage in ("detect", "infer"):
+        done = camtrap(stage, job.file, "--cluster", "inline")
+        assert done.returncode == 0, done.stderr
+    assert [box["image_id"] for box in job.rows("detections")] == ["i00"]
+    labels = {row["image_id"]: row["label"] for row in job.rows("predictions")}
+    assert labels == {id_: "genet" if id_ == "i00" else "empty" for id_ in names}
+    assert job.run.snapshot("predictions").meta["made_by"] == "the ranger"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import support_runs
+from PIL import Image
 from support_runs import Row, run_on_driver
 
 from camtrap_batch import Run, open_run
@@ -84,6 +85,17 @@ def test_a_camera_without_a_place_is_told(folder: Path, capsys: pytest.CaptureFi
         "cameras.csv:3: 'B' has no coordinates (cameras without: 2); it is left out of"
         in capsys.readouterr().err
     )
+
+
+def test_what_several_stages_have_to_say_is_said_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cameras.csv").write_text(CAMERAS + "A,,,,\n")
+    for path in (folder / "images").rglob("*.jpg"):
+        Image.new("RGB", (40, 30)).save(path)
+    job = str(folder / "job.yaml")
+    assert main(["reprocess", job, "--cluster", "inline", "--set", "infer.model=none"]) == 0
+    assert capsys.readouterr().err.count("'A' has no coordinates") == 1
 
 
 def run_of(folder: Path, rows: list[Row], cameras: str) -> tuple[Path, Run]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from megadetector.postprocessing.validate_batch_results import (
     ValidateBatchResultsOptions,
@@ -34,6 +35,7 @@ from camtrap_batch.monitor.display import Silent
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.stages import validate
 from camtrap_batch.stages.catalog import videos
+from camtrap_batch.store.schemas import SCHEMAS
 
 START = dt.datetime(2021, 4, 11, 20, 43, 9)
 PHOTO = dt.datetime(2023, 5, 6, 7, 8, 9)
@@ -41,9 +43,11 @@ FRAMES = {"a/1.mp4": 4, "b/IMG_0002.AVI": 3, "b/VID_20220101_101010.mkv": 2, "c/
 """Video -> rows of its frames, one each two seconds and four at most."""
 
 
-def photo(taken: dt.datetime = PHOTO) -> bytes:
+def photo(taken: dt.datetime = PHOTO, offset: str | None = None) -> bytes:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = f"{taken:%Y:%m:%d %H:%M:%S}"
+    if offset is not None:
+        exif.get_ifd(0x8769)[0x9011] = offset
     file = io.BytesIO()
     Image.fromarray(np.full((96, 128, 3), 90, np.uint8)).save(file, "JPEG", exif=exif)
     return file.getvalue()
@@ -176,6 +180,67 @@ def test_when_videos_were_taken(validated: Path) -> None:
     ]
     assert frames["b/IMG_0002.AVI"][1]["datetime"] == PHOTO + dt.timedelta(seconds=2)
     assert frames["b/VID_20220101_101010.mkv"][0]["datetime"] == dt.datetime(2022, 1, 1, 10, 10, 10)
+
+
+def test_a_video_has_the_offset_of_the_photo_that_dates_it(tmp_path: Path) -> None:
+    """At the end of summer time, what came an hour later by the clock's own account still does."""
+    before, after = dt.datetime(2023, 10, 29, 2, 50), dt.datetime(2023, 10, 29, 2, 10)
+    lay(
+        tmp_path,
+        {
+            "a/IMG_0001.JPG": photo(before, "+02:00"),
+            "a/IMG_0001.MP4": make_video(seconds=4),
+            "a/IMG_0003.JPG": photo(after, "+01:00"),
+            "a/IMG_0003.MP4": make_video(seconds=4),
+        },
+    )
+    job = Made(tmp_path, infer={"model": "none"})
+    job.do("catalog", "validate", "infer", "merge")
+    assert [(row["file_name"], row["utc_offset_minutes"]) for row in job.rows("manifest")] == [
+        *[("a/IMG_0001.MP4", 120)] * 3,
+        *[("a/IMG_0003.MP4", 60)] * 3,
+        ("a/IMG_0001.JPG", 120),
+        ("a/IMG_0003.JPG", 60),
+    ]
+    events = job.rows("sequences")
+    assert [row["start"] for row in events] == [before, before, after, after]
+
+
+def test_a_photo_that_metadata_give_an_offset(tmp_path: Path) -> None:
+    """It is the video's where the date is the photo's own, but not where the metadata have another clock."""
+    taken = dt.datetime(2023, 7, 1, 12)
+    lay(tmp_path, {f"a/{name}": photo(taken) for name in ("1.JPG", "3.JPG")})
+    lay(tmp_path, {f"a/{name}": make_video(seconds=2) for name in ("1.MP4", "3.MP4")})
+    (tmp_path / "images.csv").write_text(
+        "file_name,datetime\na/1.JPG,2023-07-01T12:00:00+02:00\na/1.MP4,\n"
+        "a/3.JPG,2023-07-01T10:00:00+00:00\na/3.MP4,\n"
+    )
+    job = Made(tmp_path)
+    job.content["dataset"] |= {"format": "csv", "metadata": "images.csv"}
+    job.set()
+    job.do("catalog")
+    offsets = {row["image_id"]: row["utc_offset_minutes"] for row in job.rows("catalog")}
+    same, other = ({f"a/{n}.JPG", f"a/{n}.MP4", f"a/{n}.MP4#t=0"} for n in (1, 3))
+    assert {offsets[name] for name in same} == {120}
+    assert {name: offsets[name] for name in other} == dict.fromkeys(other) | {"a/3.JPG": 0}
+
+
+def test_a_table_of_videos_that_an_earlier_version_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacks the column of offsets: no video is read again, and its offset is unknown."""
+    lay(tmp_path, {"a/1.JPG": photo(offset="+02:00"), "a/1.MP4": make_video(seconds=2)})
+    job = Made(tmp_path)
+    with monkeypatch.context() as earlier:
+        schema = SCHEMAS["videos"]
+        earlier.setitem(SCHEMAS, "videos", schema.remove(schema.get_field_index("utc_offset_minutes")))
+        earlier.setattr(videos, "_offsets", lambda _, table: pa.nulls(table.num_rows, pa.int32()))
+        job.do("catalog")
+    lay(tmp_path, {"b/2.JPG": photo()})
+    monkeypatch.setattr(videos, "probe_videos", lambda *a, **k: pytest.fail("read again"))
+    job.do("catalog")
+    assert [row["utc_offset_minutes"] for row in job.rows("videos")] == [None]
+    assert [row["utc_offset_minutes"] for row in job.rows("catalog")] == [None] * 4
 
 
 @pytest.mark.parametrize(

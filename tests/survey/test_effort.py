@@ -98,6 +98,27 @@ def test_camtrapr_sample_stations(tmp_path: Path) -> None:
     assert table["start"][0].as_py() == dt.datetime(2009, 4, 2, 12)
 
 
+def test_other_names_for_start_and_end_if_they_hold_dates(tmp_path: Path) -> None:
+    path = tmp_path / "cameras.csv"
+    path.write_text("location,lat,lon,installed,Removed,deployed\nA,1,2,2021-03-01,2021-03-11,yes\n")
+    dataset = Dataset(format="folder", images=str(tmp_path), cameras=str(path))
+    periods, _, lines = read_dataset_periods(dataset)
+    assert periods is not None
+    assert [(row["start"].day, row["end"].day) for row in periods.to_pylist()] == [(1, 11)]
+    assert [line.removeprefix(f"{path}: ") for line in lines] == [
+        "the column installed is read as the start of deployments",
+        "the column removed is read as the end of deployments",
+    ]
+    path.write_text("location,lat,lon,deployed,removed\nA,1,2,yes,no\n")
+    periods, _, lines = read_dataset_periods(dataset)
+    assert periods is None
+    assert [line.removeprefix(f"{path}: ") for line in lines] == [
+        "the column deployed is ignored, since it does not hold dates",
+        "the column removed is ignored, since it does not hold dates",
+    ]
+    assert read_covariates(str(path)).column_names[3:] == ["deployed", "removed"]
+
+
 CAMTRAPR = """\
 "Station","utm_y","utm_x","Setup_date","Retrieval_date","Problem1_from","Problem1_to"
 "StationA",604000,523000,"02/04/2009","14/05/2009","",""

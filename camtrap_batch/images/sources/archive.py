@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import errno
 import io
+import re
 import struct
 import threading
 import zipfile
@@ -31,6 +32,7 @@ from camtrap_batch.images.sources.base import (
     scheme_of,
     source_of,
 )
+from camtrap_batch.notices import say
 from camtrap_batch.ranges import Ranges
 from camtrap_batch.remote import plain, redacted
 
@@ -41,6 +43,8 @@ ENTRY = pa.struct(
 
 _HEADER = struct.Struct("<4s5H3L2H")  # a local file header, APPNOTE.TXT 4.3.7
 _SLACK = _HEADER.size + 512  # the header, with the name and whatever else follows, read along with the data
+_REDUNDANT = re.compile(r"(?<=/)(?:\.?/)+|^(?:\./)+")
+_SHOWN = 3
 _UTF8, _ENCRYPTED = 0x800, 0x1
 _NOT_A_ZIP = (
     zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeError, ValueError, OverflowError, EOFError
@@ -168,6 +172,8 @@ class Archive:
                     self._cant_read(file.failure) if file.failure else self._broken(plain(problem))
                 ) from None
             self._known = version, index
+            if index.replaced:
+                say(f"{self._where}: {_replaced(index.replaced)}")
             return index
 
     def _index_for_reading(self) -> _Index:
@@ -192,19 +198,29 @@ class Archive:
 class _Index:
     """A zip's directory as columns sorted by name, since a data set may have a million files."""
 
-    def __init__(self, columns: pa.Table, top: str | None) -> None:
+    def __init__(self, columns: pa.Table, top: str | None, replaced: list[str]) -> None:
         self.names: pa.Array = columns["name"].combine_chunks()
         self.sizes: pa.Array = columns["size"].combine_chunks()
         self.crcs: pa.Array = columns["crc"].combine_chunks()
         self.dates: pa.Array = columns["date"].combine_chunks()
         self._entries = {field.name: columns[field.name].combine_chunks() for field in ENTRY}
         self._top = top
+        self.replaced = replaced
+        """Names of files that another of the same name comes after."""
 
     @classmethod
     def of(cls, file: io.RawIOBase) -> _Index:
         """Read a zip's directory. Raises what `zipfile` raises."""
+        members: dict[str, zipfile.ZipInfo] = {}
+        replaced: list[str] = []
         with zipfile.ZipFile(io.BufferedReader(file, 2**20)) as archive:
-            members = {_name(info): info for info in archive.infolist() if not info.is_dir()}
+            for info in archive.infolist():
+                name = _name(info)
+                if not name or name.endswith("/"):  # a folder
+                    continue
+                if name in members:
+                    replaced.append(name)
+                members[name] = info
         infos = members.values()
         columns = pa.table(
             {
@@ -221,7 +237,7 @@ class _Index:
         )
         tops = {name.partition("/")[0] if "/" in name else None for name in members if not _is_litter(name)}
         top = tops.pop() if len(tops) == 1 else None
-        return cls(columns.sort_by("name"), top)
+        return cls(columns.sort_by("name"), top, replaced)
 
     def find_all(self, names: Sequence[str | None]) -> pa.Array:
         """Row of each name, null if there is none."""
@@ -266,13 +282,23 @@ class _Seekable(Ranges):
 def _name(info: zipfile.ZipInfo) -> str:
     """A member's name: UTF-8 if possible, even if the zip does not declare it, as many programs fail to do.
 
-    Windows PowerShell writes backslashes between folders.
+    Windows PowerShell writes backslashes between folders, other programs ./ before all.
     """
     name = info.filename
     if not info.flag_bits & _UTF8 and not name.isascii():
         with suppress(UnicodeError):
             name = name.encode("cp437").decode()
-    return name if "/" in name else name.replace("\\", "/")
+    name = name if "/" in name else name.replace("\\", "/")
+    return _REDUNDANT.sub("", name) if "./" in name or "//" in name else name
+
+
+def _replaced(names: list[str]) -> str:
+    """What is said of files whose name a later one in the zip has."""
+    n, which = len(names), list(dict.fromkeys(names))
+    more = f" and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
+    files = f"{n:,} files are" if n > 1 else "1 file is"
+    listed = ", ".join(map(repr, which[:_SHOWN]))
+    return f"{files} left out, since a later one in the zip has the same name, and counts: {listed}{more}"
 
 
 def _is_litter(name: str) -> bool:

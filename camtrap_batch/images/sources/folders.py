@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,6 +32,9 @@ _LOOKS_AT_ONCE = 16
 
 _OF_THE_NAME = (errno.ENAMETOOLONG,)
 """Errors that mean that there is no such folder, not that something is wrong with the disk."""
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM)
+"""Errors that mean that there is no such file for this user."""
 
 
 class CantList(Exception):
@@ -85,23 +88,16 @@ def look_up(root: str, file_names: Sequence[str]) -> npt.NDArray[np.int64]:
 def _look_up(root: str, file_names: Sequence[str]) -> npt.NDArray[np.int64]:
     sizes, times = [-1] * len(file_names), [0] * len(file_names)
 
-    def look(folder: str, rows: list[int]) -> None:
-        start = len(folder) + 1 if folder else 0
-        wanted = {file_names[row][start:]: row for row in rows}
-        _list(root, folder, wanted, sizes, times)
-        if len(wanted) < len(rows):  # a file that several images name
-            for row in rows:
-                same = wanted[file_names[row][start:]]
-                sizes[row], times[row] = sizes[same], times[same]
+    def look(folder: str, first: int, names: Sequence[str]) -> None:
+        _list(root, folder, first, names, sizes, times)
 
-    grouped = itertools.groupby(range(len(file_names)), lambda row: file_names[row].rpartition("/")[0])
-    folders = ((folder, list(group)) for folder, group in grouped)
+    folders = _by_folder(file_names)
     waited, looked_at = 0.0, 0
-    for folder, group in folders:
+    for folder, first, names in folders:
         began = time.perf_counter() - time.thread_time()
-        look(folder, group)
+        look(folder, first, names)
         waited += time.perf_counter() - time.thread_time() - began
-        looked_at += len(group)
+        looked_at += len(names)
         if waited > _TRIAL_S and waited > _SLOW_S * looked_at:
             break
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as beside:  # the rest, if the disk is slow
@@ -110,26 +106,47 @@ def _look_up(root: str, file_names: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([sizes, times], np.int64)
 
 
-def _list(root: str, folder: str, wanted: dict[str, int], sizes: list[int], times: list[int]) -> None:
-    """Record bytes and modification time of the wanted files of a folder, name -> row."""
+def _by_folder(file_names: Sequence[str]) -> Iterator[tuple[str, int, list[str]]]:
+    """Each folder, the row of its first file, and the names in it, row by row."""
+    first = 0
+    for folder, group in itertools.groupby(file_names, lambda name: name.rpartition("/")[0]):
+        start = len(folder) + 1 if folder else 0
+        names = [name[start:] for name in group]
+        yield folder, first, names
+        first += len(names)
+
+
+def _list(
+    root: str, folder: str, first: int, names: Sequence[str], sizes: list[int], times: list[int]
+) -> None:
+    """Record bytes and modification time of files of a folder, which have the rows from `first` on."""
     try:
-        with os.scandir(f"{root}/{folder}") as entries:
-            for entry in entries:
-                row = wanted.get(entry.name)
-                if row is None:
-                    continue
-                try:
-                    info = entry.stat()
-                except OSError:  # a dangling link, or removed in the meantime
-                    continue
-                if stat.S_ISREG(info.st_mode):
-                    sizes[row], times[row] = info.st_size, info.st_mtime_ns
+        handle = os.open(f"{root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # Some file systems also find a file by a name that is not quite its own.
+            there = set(os.listdir(handle))  # noqa: PTH208
+            for row, name in enumerate(names, first):
+                if name in there:
+                    sizes[row], times[row] = _look_at(handle, name)
+        finally:
+            os.close(handle)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     except OSError as problem:
         if problem.errno in _OF_THE_NAME:
             return
         raise CantList(folder, problem) from None
+
+
+def _look_at(handle: int, name: str) -> tuple[int, int]:
+    """Bytes and modification time of a file of an open folder; zeros if the disk does not tell, though the
+    file is in its list."""
+    try:
+        info = os.stat(name, dir_fd=handle)
+    except OSError as problem:
+        # A dangling link, removed in the meantime, or not for this user.
+        return (-1, 0) if problem.errno in _NO_FILE else (0, 0)
+    return (info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else (-1, 0)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ class ProbeShard(AskShard):
     def _record(self, asked: dict[str, Any], answer: VideoInfo | Verdict) -> dict[str, Any]:
         if isinstance(answer, Verdict):
             return {"status": answer.status, "detail": answer.detail, "frames": 0}
-        taken, source = self._taken(asked, answer)
+        taken, source, offset = self._taken(asked, answer)
         return {
             "status": "ok",
             "duration_s": answer.duration_s,
@@ -155,23 +155,26 @@ class ProbeShard(AskShard):
             "codec": answer.codec,
             "datetime": taken,
             "date_of": source,
+            "utc_offset_minutes": offset,
             "frames": len(frame_times(answer.duration_s, self.every_s, self.most_frames)),
         }
 
-    def _taken(self, asked: dict[str, Any], info: VideoInfo) -> tuple[dt.datetime | None, str | None]:
-        """When a video was taken, and where that comes from."""
+    def _taken(
+        self, asked: dict[str, Any], info: VideoInfo
+    ) -> tuple[dt.datetime | None, str | None, int | None]:
+        """When a video was taken, where that comes from, and its clock's minutes east of UTC."""
         if info.taken is not None:
-            return info.taken, "video"
+            return info.taken, "video", info.utc_offset_minutes
         if (named := date_in_name(asked["file_name"])) is not None:
-            return named, "file_name"
+            return named, "file_name", None
         if asked["beside"] is not None:
             try:
                 photo = read_jpeg_exif(self.root.read(asked["beside"], most=_HEADER_BYTES))
             except (OSError, ValueError):
-                return None, None
+                return None, None, None
             if photo.taken is not None:
-                return photo.taken, "neighbour"
-        return None, None
+                return photo.taken, "neighbour", photo.utc_offset_minutes
+        return None, None, None
 
 
 def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table:
@@ -200,6 +203,8 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     is_undated = pc.and_(own["datetime"].is_null(), row.is_valid())
     own = _set(own, "date_of", if_else(is_undated, videos["date_of"].take(row), None))
     own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(row)))
+    offsets = if_else(is_undated, _offsets(catalog, videos).take(row), None)
+    own = _set(own, "utc_offset_minutes", pc.coalesce(own["utc_offset_minutes"], offsets))
     # A video that may exist but could not be read is not said to have no frames.
     is_lost = pc.is_in(videos["status"], pa.array(["ok", "corrupt"]))
     own = _set(own, "video_frames", pc.if_else(is_lost.take(row), own["video_frames"], None))
@@ -228,6 +233,14 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     own = _set(own, "frame_num", pc.if_else(has_frames, None, own["frame_num"]))
     table = pa.concat_tables([own, frames]).combine_chunks()
     return table.take(pa.array(row_order(table)))
+
+
+def _offsets(catalog: pa.Table, videos: pa.Table) -> pa.ChunkedArray:
+    """Minutes east of UTC of each video's date: what files say, or the metadata of a photo with that date."""
+    photo = pc.index_in(videos["beside"], value_set=catalog["file_name"].combine_chunks(), skip_nulls=True)
+    is_same = pc.equal(catalog["datetime"].take(photo), videos["datetime"])
+    of_photo = if_else(is_same, catalog["utc_offset_minutes"].take(photo), None)
+    return pc.coalesce(videos["utc_offset_minutes"], of_photo)
 
 
 def _set(table: pa.Table, name: str, values: Any) -> pa.Table:

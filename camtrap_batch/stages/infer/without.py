@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import one_chunk
+from camtrap_batch.detection.base import Answer, SpeciesDetector
 from camtrap_batch.detection.boxes import Boxes, find_boxes
 from camtrap_batch.detection.library import open_detector
-from camtrap_batch.detection.results import ResultsDetector
-from camtrap_batch.detection.species import Answer, answers
 from camtrap_batch.errors import InputError
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
@@ -60,7 +59,7 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
     if job.detection is not None:
         settings, key = job.detection
         detector = open_detector(job, settings, key)
-        results = detector if isinstance(detector, ResultsDetector) and detector.has_species else None
+        results = detector if isinstance(detector, SpeciesDetector) and detector.classified_by else None
         try:
             boxes = find_boxes(settings, run, rows, empty)
         except InputError:
@@ -87,9 +86,9 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
             return Made({"predictions": made}, meta)
         if results is None or boxes is None:
             return Made({"predictions": _unlabelled(rows, manifest.number, boxes)}, {"classes": []})
-        found = answers(results, rows, boxes, empty)
+        found = results.answers(rows, boxes, empty)
         made = _labelled(rows, found, manifest.number)
-        meta = {"classes": found.classes, "made_by": results.made_by, "detections": boxes.meta}
+        meta = {"classes": found.classes, "made_by": results.classified_by, "detections": boxes.meta}
         return Made({"predictions": made, "crops": found.crops}, meta, found.notes)
 
     result = do_on_driver(context, of, id_, make, inputs=inputs)

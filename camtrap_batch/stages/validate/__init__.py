@@ -167,6 +167,7 @@ def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.
     rows = open_table(run.folder, catalog).to_table(columns=_SENT)
     root.check()
     listing = root.listing(texts(rows["file_name"]))
+    root.check()  # a disk that went away in the meantime left nothing to be listed
     if rows.num_rows and not (listing.sizes >= 0).any():
         # An unmounted disk, or another folder, is no reason to call a whole data set missing.
         raise InputError(

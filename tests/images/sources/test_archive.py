@@ -6,6 +6,8 @@ import pickle
 import random
 import struct
 import tracemalloc
+import unicodedata
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +106,40 @@ def test_read(root: ImageRoot) -> None:
 
 def test_walk(root: ImageRoot) -> None:
     assert list(root.walk()) == sorted(name for name in FILES if "/.x/" not in name)
+
+
+@pytest.mark.parametrize("second", ["cam1/a.jpg", "./cam1/a.jpg", "cam1\\a.jpg", "cam1//a.jpg"])
+def test_of_several_files_with_one_name_the_last_counts(
+    second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("./", b"")
+        archive.writestr("cam1/a.jpg", b"first")
+        archive.writestr("cam1/b.jpg", b"other")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the name that is there already
+            archive.writestr(second, b"second")
+            archive.writestr("cam1/a.jpg", b"third")
+    root = ImageRoot(str(tmp_path / "x.zip"))
+    assert list(root.walk()) == ["cam1/a.jpg", "cam1/b.jpg"]
+    assert root.read("cam1/a.jpg") == b"third"
+    assert caplog.messages == [
+        f"{root.url}: 2 files are left out, since a later one in the zip has the same name, and counts: "
+        "'cam1/a.jpg'"
+    ]
+
+
+def test_names_as_programs_write_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("./", "card\\", "./cam1/a.jpg", "././cam1/./b.jpg", "card\\cam2\\c.jpg"):
+            archive.writestr(name, b"x" if name.endswith("jpg") else b"")
+    assert list(ImageRoot(str(tmp_path / "x.zip")).walk()) == ["cam1/a.jpg", "cam1/b.jpg", "card/cam2/c.jpg"]
+
+
+def test_accents_encoded_in_two_ways_are_two_files(tmp_path: Path) -> None:
+    names = sorted(unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD"))
+    write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"x"))
+    assert list(ImageRoot(str(tmp_path / "x.zip")).walk()) == names
 
 
 def test_reads_at_once(root: ImageRoot) -> None:

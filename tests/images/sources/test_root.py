@@ -60,6 +60,8 @@ is_watched = threading.Event()
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
     if is_watched.is_set() and event in ("open", "os.scandir", "os.listdir"):
         path = str(arguments[0])
+        if isinstance(arguments[0], int):  # a folder that was opened before
+            return
         if not path.startswith("/proc/"):  # where a cluster that other tests have started looks at memory
             opened.append(path)
 
@@ -158,22 +160,41 @@ def test_a_disk_that_answers_slowly_is_asked_by_several_threads(
         (tmp_path / name).write_bytes(bytes(number))
     threads = set()
 
-    def slowly(path: str) -> Any:
+    def slowly(folder: int) -> Any:
         threads.add(threading.get_ident())
         time.sleep(0.001)
-        return scandir(path)
+        return listdir(folder)
 
-    scandir = os.scandir
+    listdir = os.listdir
     root = ImageRoot(str(tmp_path))
     assert root.listing(names).sizes.tolist() == list(range(120))
     monkeypatch.setattr("camtrap_batch.images.sources.folders._TRIAL_S", 0.01)
-    monkeypatch.setattr(os, "scandir", slowly)
+    monkeypatch.setattr(os, "listdir", slowly)
     assert root.listing([*names, "no/a.jpg", names[7]]).sizes.tolist() == [*range(120), -1, 7]
     assert len(threads) > 2
     (tmp_path / "031").rename(tmp_path / "elsewhere")
     (tmp_path / "031").symlink_to("031")  # of itself
     with pytest.raises(InputError, match=r"folder '031': can't be listed"):
         root.listing(names)
+
+
+def test_a_listed_file_of_which_the_disk_tells_nothing_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "a" / name).write_bytes(b"x")
+    (tmp_path / "a" / "3.jpg").symlink_to("nowhere")
+
+    def fail(path: Any, **options: Any) -> os.stat_result:
+        if path in ("2.jpg", str(tmp_path / "a" / "2.jpg")):
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, **options)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", fail)
+    listing = ImageRoot(str(tmp_path)).listing([f"a/{number}.jpg" for number in range(1, 5)])
+    assert listing.sizes.tolist() == [1, 0, -1, -1]
 
 
 @pytest.mark.parametrize("python", [sys.executable, "/bin/false"])
@@ -224,7 +245,7 @@ def test_folder_without_permission_lists_nothing(root: ImageRoot, monkeypatch: p
     if "://" in root.url:
         monkeypatch.setattr(type(filesystem), "ls", refuse)
     else:
-        monkeypatch.setattr(os, "scandir", refuse)
+        monkeypatch.setattr(os, "listdir", refuse)
     assert root.listing(["b.jpg"]).sizes.tolist() == [-1]
 
 
@@ -239,6 +260,7 @@ def test_folder_that_cant_be_listed_for_another_reason(
         monkeypatch.setattr(type(filesystem), "ls", fail)
         monkeypatch.setattr(type(filesystem), "find", fail)
     else:
+        monkeypatch.setattr(os, "listdir", fail)
         monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(InputError, match=r"folder 'a': can't be listed \(dataset.images\): (503 slow|Input)"):
         root.listing(["a/1.jpg"])
