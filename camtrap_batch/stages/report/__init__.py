@@ -30,7 +30,7 @@ class ReportStage(Stage):
     tables = ()
 
     def is_made(self, run: Run) -> bool:
-        """Whether the page is there, of the tables as they are now, and made by this version of the program."""
+        """Whether the page is there, of the tables as they are now, by this version of the program."""
         return run.folder.exists(PAGE) and _is_page_of(run.folder, self._made_of(run)[1])
 
     def _made_of(self, run: Run) -> tuple[dict[str, int], str]:
