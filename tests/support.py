@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,21 @@ from camtrap_batch.store.run import Run
 PATIENCE_S = 140.0
 """Twice of it is within the time of a test."""
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def at_once(threads: int, work: Callable[[int], None]) -> None:
+    """Call `work` with each number below `threads`, all at the same time."""
+    start = threading.Barrier(threads)
+
+    def begin(number: int) -> None:
+        start.wait()
+        work(number)
+
+    started = [threading.Thread(target=begin, args=(number,)) for number in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
 
 
 def data_folder(name: str) -> Path:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from distributed import Client, LocalCluster
 from support import end_family, wait_until
 
 from camtrap_batch import open_run
@@ -37,6 +38,21 @@ def write_job(folder: Path, images: int = 40, **validate: object) -> Run:
 
 def camtrap(stage: str, folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "camtrap_batch", stage, str(folder / "job.yaml"), *options]
+
+
+@contextmanager
+def client_here(n_workers: int = 1, threads: int = 1) -> Iterator[Client]:
+    """A cluster in this process, so that a test can reach into its workers."""
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=threads,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pyarrow as pa
 import yaml
 
 from camtrap_batch import Job, Run, open_run
+from camtrap_batch.cli import main
 from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.model.info import ModelInfo
@@ -107,6 +108,27 @@ def run_on_driver(
     return run_one(
         Context(loaded, Run(loaded), GivenExecutor(nobody), dry_run=dry_run, options=options), stage
     )
+
+
+def answer_from_results(folder: Path, results: str, **sections: Any) -> Path:
+    """A job on `folder`/photos/CAMERA/... whose answer is a detector's results, done up to `merge`."""
+    content = {
+        "name": "run",
+        "output": "run",
+        "dataset": {"format": "folder", "images": "photos", "location": {"level": 0}},
+        "detect": {"results": results},
+        "infer": {"model": "none"},
+        **sections,
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(content))
+    up_to_merge(path)
+    return path
+
+
+def up_to_merge(job: Path) -> None:
+    for stage in ("catalog", "validate", "detect", "infer", "merge"):
+        assert main([stage, str(job), "--cluster", "inline", "--quiet"]) == 0
 
 
 class InlineJob:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pyarrow as pa
+from support import at_once
 
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.folder import Folder
@@ -69,17 +69,11 @@ def read(folder: Folder, table: str = "selection") -> list[str] | None:
 
 def one_of_many_creates(folder: Folder) -> None:
     """Threads create the same file at the same time: one does, and it has what that one wrote."""
-    start = threading.Barrier(8)
     won: list[int] = []
 
     def create(number: int) -> None:
-        start.wait()
         if folder.create("receipt", str(number).encode()):
             won.append(number)
 
-    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(8, create)
     assert [str(number).encode() for number in won] == [folder.read("receipt")]

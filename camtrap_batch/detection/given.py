@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.detection.base import Answer, Known
 from camtrap_batch.detection.boxes import Boxes
 from camtrap_batch.detection.results import (
@@ -17,7 +15,7 @@ from camtrap_batch.detection.results import (
     below_root,
     match_detections,
     match_frames,
-    parse_detections,
+    read_detections,
 )
 from camtrap_batch.detection.species import answers
 from camtrap_batch.remote import redacted
@@ -29,12 +27,15 @@ class ResultsDetector:
     """The results of a detector run elsewhere."""
 
     path: str
-    detector_id: str
     detections: Detections
     images: str | None
     key: str
 
     help: ClassVar[str] = "results of MegaDetector (1.0 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
+
+    @property
+    def detector_id(self) -> str:
+        return self.detections.hash
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -60,9 +61,7 @@ class ResultsDetector:
         InputError
             As for `read_detections`.
         """
-        data = read_json(path, key)
-        detector_id = hashlib.sha256(data).hexdigest()[:16]
-        return cls(path, detector_id, parse_detections(data, f"{redacted(path)} ({key})"), images, key)
+        return cls(path, read_detections(path, key), images, key)
 
     def match(self, rows: pa.Table) -> Known:
         found = self.detections

@@ -43,15 +43,15 @@ class Spots:
         return cls(np.empty(0, np.int64), np.empty((0, 4), np.float32))
 
 
-def find_repeats(
+def find_spots(
     camera: npt.NDArray[np.int64],
     frame: npt.NDArray[np.int64],
     boxes: Numbers,
     *,
     iou: float,
     min_frames: int,
-) -> npt.NDArray[np.int32]:
-    """Number of the spot that a box repeats, from 0 over all cameras; -1 if it does not repeat one.
+) -> tuple[npt.NDArray[np.int32], Spots]:
+    """The spots, and the number of the one that each box repeats: from 0 over all cameras; -1: none.
 
     Boxes repeat a spot if they all overlap one box, their median, by `iou` or more (intersection over union),
     in at least `min_frames` frames.
@@ -61,18 +61,6 @@ def find_repeats(
     camera, frame : (n,) numbers of each box's camera and image; camera -1: unknown, never a repeat
     boxes : (n, 4) x, y, width, height
     """
-    return find_spots(camera, frame, boxes, iou=iou, min_frames=min_frames)[0]
-
-
-def find_spots(
-    camera: npt.NDArray[np.int64],
-    frame: npt.NDArray[np.int64],
-    boxes: Numbers,
-    *,
-    iou: float,
-    min_frames: int,
-) -> tuple[npt.NDArray[np.int32], Spots]:
-    """The same numbers, and the spots."""
     found = np.full(len(boxes), -1, np.int32)
     middle, order, borders = _in_order(camera, boxes, frame)
     spots: list[tuple[int, Numbers]] = []

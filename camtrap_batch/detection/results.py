@@ -11,6 +11,7 @@ image, or, in the newer format, of each box.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from array import array
@@ -75,6 +76,7 @@ class Detections:
     n_repeated : number of files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> number of its boxes, which are not detections
     species : the classifier's names for what it has seen
+    hash : of the file's bytes, 16 hexadecimal digits
     made_by, detector : the classifier and the detector, as the results name them
     videos : file_name of a video -> which of its frames were examined, and the frame of each box
     """
@@ -87,6 +89,7 @@ class Detections:
     made_by: str | None = None
     videos: Mapping[str, LookedAt] = field(default_factory=dict)
     detector: str | None = None
+    hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,11 +207,12 @@ def read_detections(path: str, key: str = KEY) -> Detections:
     InputError
         It can't be read, or is something else.
     """
-    return parse_detections(read_json(path, key), f"{redacted(path)} ({key})")
+    data = read_json(path, key)
+    hash_ = hashlib.sha256(data).hexdigest()[:16]
+    return replace(_parse(data, f"{redacted(path)} ({key})"), hash=hash_)
 
 
-def parse_detections(data: Any, where: str) -> Detections:
-    """`read_detections`, of the bytes of a file; `where` names it in messages."""
+def _parse(data: Any, where: str) -> Detections:
     if bytes(data[:_START]).lstrip().startswith(b"["):  # from programs that write boxes in pixels
         raise InputError(f"{where}: not MegaDetector results: {_NO_LIST}")
     with parsing(data, where, "MegaDetector results"):

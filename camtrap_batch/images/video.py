@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -168,12 +168,27 @@ def open_video(
         It can't be read in parts and is too large to be held in memory.
     """
     if size > 0 and root.has_parts:
-        parts = Ranges(lambda start, end: root.read_part(file_name, start, end), size)
+        parts = _Parts(lambda start, end: root.read_part(file_name, start, end), size)
         return io.BufferedReader(parts, _PART)
     content = root.read(file_name, _MOST_IN_MEMORY, entry)
     if len(content) > _MOST_IN_MEMORY:
         raise BrokenVideo(f"has more than {_MOST_IN_MEMORY:,} bytes, and can't be read in parts where it is")
     return io.BytesIO(content)
+
+
+class _Parts(Ranges):
+    """Ends where a read has failed: FFmpeg would read on, and PyAV print a traceback for another failure."""
+
+    _has_failed = False
+
+    def readinto(self, buffer: Any) -> int:
+        if self._has_failed:
+            return 0
+        try:
+            return super().readinto(buffer)
+        except OSError:
+            self._has_failed = True
+            raise
 
 
 def _opened(file: BinaryIO) -> InputContainer:

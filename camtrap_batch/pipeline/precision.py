@@ -151,8 +151,6 @@ class PrecisionCheck:
             self.plan,
             shard,
             {},
-            counts={},
-            seconds={},
             started=started,
             worker=here.name,
             result={**found, "check": shard.id},

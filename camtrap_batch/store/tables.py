@@ -305,9 +305,9 @@ def finish_shard(
     shard: Shard,
     tables: Mapping[str, pa.Table],
     *,
-    counts: dict[str, int],
-    seconds: dict[str, float],
     started: float,
+    counts: dict[str, int] | None = None,
+    seconds: dict[str, float] | None = None,
     worker: str = "driver",
     attempt: str | None = None,
     result: dict[str, Any] | None = None,
@@ -349,7 +349,7 @@ def finish_shard(
     if files and rows != shard.rows:
         raise BrokenPromise(f"{stage}: shard {shard.id} has {shard.rows} rows in and {rows} rows out")
     ended = time.monotonic()
-    seconds = {**seconds, "write": ended - began, "total": ended - started}
+    seconds = {**(seconds or {}), "write": ended - began, "total": ended - started}
     return file_receipt(
         folder,
         Receipt(
@@ -358,7 +358,7 @@ def finish_shard(
             shard_id=shard.id,
             rows=shard.rows,
             files=files,
-            counts=counts,
+            counts=counts or {},
             seconds={phase: round(value, 4) for phase, value in seconds.items()},
             versions=library_versions(),
             worker=f"{worker}@{socket.gethostname()}",

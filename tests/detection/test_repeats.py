@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camtrap_batch.detection.repeats import find_repeats, find_spots, match_spots, overlap
+from camtrap_batch.detection.repeats import find_spots, match_spots, overlap
 
 STUMP = np.float32([0.3, 0.4, 0.1, 0.2])
 
@@ -25,36 +25,36 @@ def scene(n: int = 300, seed: int = 0) -> tuple[Any, Any, Any, Any]:
 
 def test_a_stump_is_found_and_animals_are_not() -> None:
     camera, frame, boxes, is_stump = scene()
-    found = find_repeats(camera, frame, boxes, iou=0.9, min_frames=50)
+    found, _ = find_spots(camera, frame, boxes, iou=0.9, min_frames=50)
     assert (found[is_stump] == 0).all()
     assert (found[~is_stump] >= 0).sum() <= 3  # animals that stood exactly there
-    assert (find_repeats(camera, frame, boxes, iou=0.9, min_frames=301) == -1).all()
+    assert (find_spots(camera, frame, boxes, iou=0.9, min_frames=301)[0] == -1).all()
 
 
 def test_another_camera_and_an_unknown_one_have_their_own() -> None:
     frame = np.arange(90)
     boxes = np.tile(STUMP, (90, 1))
     camera = np.repeat([0, 1, -1], 30)
-    found = find_repeats(camera, frame, boxes, iou=0.9, min_frames=30)
+    found, _ = find_spots(camera, frame, boxes, iou=0.9, min_frames=30)
     assert found.tolist() == [0] * 30 + [1] * 30 + [-1] * 30
-    assert (find_repeats(camera, frame, boxes, iou=0.9, min_frames=31) == -1).all()
+    assert (find_spots(camera, frame, boxes, iou=0.9, min_frames=31)[0] == -1).all()
 
 
 def test_frames_count_not_boxes() -> None:
     boxes = np.tile(STUMP, (60, 1))
-    found = find_repeats(np.zeros(60, np.int64), np.repeat(np.arange(20), 3), boxes, iou=0.9, min_frames=21)
+    found, _ = find_spots(np.zeros(60, np.int64), np.repeat(np.arange(20), 3), boxes, iou=0.9, min_frames=21)
     assert (found == -1).all()
 
 
 def test_what_fills_the_frame_is_no_repeat() -> None:
     boxes = np.tile(np.float32([0, 0.1, 1, 0.9]), (100, 1))
-    found = find_repeats(np.zeros(100, np.int64), np.arange(100), boxes, iou=0.9, min_frames=10)
+    found, _ = find_spots(np.zeros(100, np.int64), np.arange(100), boxes, iou=0.9, min_frames=10)
     assert (found == -1).all()
 
 
 def test_nothing() -> None:
     none = np.empty(0, np.int64)
-    assert len(find_repeats(none, none, np.empty((0, 4), np.float32), iou=0.9, min_frames=1)) == 0
+    assert len(find_spots(none, none, np.empty((0, 4), np.float32), iou=0.9, min_frames=1)[0]) == 0
 
 
 @settings(deadline=None, max_examples=25)
@@ -62,8 +62,8 @@ def test_nothing() -> None:
 def test_the_order_of_boxes_does_not_matter(seed: int, iou: float) -> None:
     camera, frame, boxes, _ = scene(60, seed)
     order = np.random.default_rng(seed).permutation(len(boxes))
-    found = find_repeats(camera, frame, boxes, iou=iou, min_frames=20)
-    again = find_repeats(camera[order], frame[order], boxes[order], iou=iou, min_frames=20)
+    found, _ = find_spots(camera, frame, boxes, iou=iou, min_frames=20)
+    again, _ = find_spots(camera[order], frame[order], boxes[order], iou=iou, min_frames=20)
     assert (again == found[order]).all()
 
 

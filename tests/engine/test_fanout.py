@@ -14,6 +14,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster, get_worker
 from support import wait_until
+from support_cluster import client_here
 from support_engine import Toy, make_plan, tries_of
 from support_engine import fan_out as fan_out_over
 
@@ -200,12 +201,7 @@ def test_missing_kind_of_worker_fails_with_what_is_there(client: Client) -> None
 
 
 def test_workers_that_declare_nothing_take_cpu_work(tmp_path: Path) -> None:
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with client_here(threads=2) as client:
         assert fanout.require_workers(client, "CPU", 5) == (2, None)
         with pytest.raises(NoWorker, match="no worker offers GPU=1"):
             fanout.require_workers(client, "GPU", 0)

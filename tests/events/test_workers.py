@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from support_cluster import client_here
 
 import camtrap_batch
 from camtrap_batch.model.info import ModelInfo
@@ -32,12 +32,7 @@ def tables(folder: Path, model: str, workers: int) -> dict[str, pa.Table]:
     }
     job = folder / f"job{workers}.yaml"
     job.write_text(yaml.safe_dump(content))
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with client_here(workers) as client:
         for stage in ("catalog", "validate", "infer", "merge"):
             shards = camtrap_batch.run_stage(job, stage, client).shards
             assert shards > 1 or stage in ("catalog", "merge")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
 import zipfile
 from collections.abc import Callable
@@ -161,6 +162,41 @@ def test_from_wherever_images_are(root: ImageRoot) -> None:
     with open_video(root, "cam1/a.avi", int(listing.sizes[0]), entry) as file:
         found = list(read_frames(file, [1.0, 4.0]))
     assert [round(lightness(frame.pixels)) for frame in found] == pytest.approx([shade(5), shade(20)], abs=4)
+
+
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+def test_a_disk_that_fails_is_not_the_videos_fault(
+    make_video: Callable[..., bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+    codec: str,
+) -> None:
+    (tmp_path / "a").write_bytes(data := make_video(kind, codec, seconds=60))
+    monkeypatch.setattr("camtrap_batch.images.video._PART", 4096)
+    root, read, left = ImageRoot(str(tmp_path)), ImageRoot.read_part, 0
+
+    def fail_later(root: ImageRoot, file_name: str, start: int, end: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(root, file_name, start, end)
+
+    monkeypatch.setattr(ImageRoot, "read_part", fail_later)
+    for look in (probe, lambda file: list(read_frames(file, [0.0, 40.0]))):
+        numbers = []
+        for reads in range(40):
+            left = reads
+            with open_video(root, "a", len(data)) as file:
+                try:
+                    look(file)
+                except OSError as problem:
+                    numbers.append(problem.errno)
+        assert set(numbers) == {errno.EIO}
+        assert len(numbers) < 40
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_to_learn_how_long_it_is_takes_a_part_of_it(

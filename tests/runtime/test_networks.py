@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import at_once
 from support_onnx import constant_detector, mean_network, save
 
 from camtrap_batch.errors import InputError, JobError, MissingExtra
@@ -53,11 +53,7 @@ def test_many_threads_at_once(tmp_path: Path, runtime: str) -> None:
             if not (answer == number).all():
                 wrong.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(4, work)
     assert wrong == []
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support_runs import answer_from_results, up_to_merge
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
@@ -54,17 +55,8 @@ def job(tmp_path: Path) -> Path:
         Image.fromarray(random.integers(0, 255, (48, 64, 3), np.uint8)).save(path, exif=exif)
         names.append(name)
     write_results(tmp_path, names, "zebra", "first.json")
-    content = {
-        "name": "run",
-        "output": "run",
-        "dataset": {"format": "folder", "images": "photos", "location": {"level": 0}},
-        "detect": {"results": "first.json"},
-        "infer": {"model": "none"},
-        "limits": {"deleted": 1, "lost": 1},  # cameras get other names
-    }
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    limits = {"deleted": 1, "lost": 1}  # cameras get other names
+    return answer_from_results(tmp_path, "first.json", limits=limits)
 
 
 def reprocess(job: Path, **sections: Any) -> None:
@@ -72,8 +64,7 @@ def reprocess(job: Path, **sections: Any) -> None:
     for name, section in sections.items():
         content[name] = {**content.get(name, {}), **section}
     job.write_text(yaml.safe_dump(content))
-    for stage in ("catalog", "validate", "detect", "infer", "merge"):
-        assert main([stage, str(job), "--cluster", "inline", "--quiet"]) == 0
+    up_to_merge(job)
 
 
 def decided(job: Path) -> dict[str, tuple[str, str, int | None]]:

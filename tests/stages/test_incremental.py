@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client
+from support_cluster import client_here
 
 import camtrap_batch
-from camtrap_batch.errors import JobError
+from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.rehearsal import write_dataset
 
@@ -23,12 +24,7 @@ from camtrap_batch.rehearsal import write_dataset
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """A worker in this process, so that a test can count what it reads and make it fail."""
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with client_here() as client:
         yield client
 
 
@@ -220,6 +216,27 @@ def test_a_renamed_file_keeps_its_identity(folder_job: Job, reads: Reads) -> Non
     reads.since()
     assert folder_job.run("catalog", "validate").shards_run == 0
     assert reads.since() == {}
+
+
+def test_a_disk_that_goes_away_takes_no_identity(folder_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed files that can't be read would be other images, for ever."""
+    old = list(folder_job.rows("manifest"))[5]
+    (folder_job.images / old).rename(folder_job.images / "new.jpg")
+    read, elsewhere = ImageRoot.read, folder_job.images.with_name("elsewhere")
+
+    def lose(root: ImageRoot, file_name: str, *arguments: Any, **more: Any) -> bytes:
+        folder_job.images.rename(elsewhere)
+        folder_job.images.mkdir()
+        return read(root, file_name, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageRoot, "read", lose)
+        with pytest.raises(InputError, match="is an empty folder"):
+            folder_job.run("catalog")
+    folder_job.images.rmdir()
+    elsewhere.rename(folder_job.images)
+    folder_job.run("catalog")
+    assert folder_job.rows("catalog")["new.jpg"]["image_id"] == old
 
 
 def test_a_copy_is_no_rename(folder_job: Job) -> None:

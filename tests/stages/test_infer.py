@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client
+from support_cluster import client_here
 
 pytest.importorskip("fastai", reason="the extra 'train' is not installed")
 
@@ -43,12 +44,7 @@ def any_number_is_worth_a_check() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def local() -> Iterator[Client]:
     """A worker in this process, so that a test can reach into it."""
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with client_here() as client:
         yield client
 
 
@@ -193,12 +189,7 @@ def test_the_number_of_workers_changes_nothing(
     if workers == 2:  # processes of their own
         job.infer(request.getfixturevalue("client"))
     else:
-        with (
-            LocalCluster(
-                n_workers=3, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with client_here(3) as client:
             job.infer(client)
     assert job.rows().equals(of_one_worker)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
+from support_runs import answer_from_results
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
@@ -57,17 +57,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": images,
     }
     (tmp_path / "md.json").write_text(json.dumps(results))
-    content = {
-        "name": "run",
-        "output": "run",
-        "dataset": {"format": "folder", "images": "photos", "location": {"level": 0}},
-        "detect": {"results": "md.json"},
-        "infer": {"model": "none"},
-    }
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(content))
-    for stage in ("catalog", "validate", "detect", "infer", "merge"):
-        assert main([stage, str(path), "--cluster", "inline", "--quiet"]) == 0
+    answer_from_results(tmp_path, "md.json")
     return tmp_path
 
 

@@ -98,13 +98,14 @@ def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dic
 
 
 def _hashes(root: ImageRoot, files: list[tuple[str, dict[str, int] | None]]) -> Iterator[tuple[str, str]]:
-    """Path and sha256 of each file that can be read."""
+    """Path and sha256 of each file that can be read. Raises InputError if the root is gone."""
 
     def hash_of(file: tuple[str, dict[str, int] | None]) -> tuple[str, str]:
         name, entry = file
         try:
             return name, hashlib.sha256(root.read(name, entry=entry)).hexdigest()
-        except OSError:  # `validate` reports it
+        except OSError:  # `validate` reports it, unless it is the disk that is gone
+            root.check()
             return name, ""
 
     with ThreadPoolExecutor(_READERS) as pool:

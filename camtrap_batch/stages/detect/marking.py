@@ -270,8 +270,6 @@ class FindSpots(_Marking):
             self.plan,
             shard,
             {},
-            counts={},
-            seconds={},
             started=started,
             worker=here.name,
             result={"spots": spots, "about": marked.repeats.meta()},
@@ -293,8 +291,6 @@ class WriteDetections(_Marking):
             self.plan,
             shard,
             {"detections": marked},
-            counts={},
-            seconds={},
             started=started,
             worker=here.name,
         )
