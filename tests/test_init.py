@@ -465,7 +465,7 @@ def test_no_answer_on_a_terminal_is_one_line(
 
 
 PLACED = """\
-file,station,lat,lon,installed,removed,species
+file,station,lat,Longitud,installed,removed,species
 A/1.jpg,A,"1,5",-2.25,01.04.2023,31.05.2023,fox
 A/2.jpg,A,1.50,-2.25,01.04.2023,31.05.2023,
 B/1.jpg,B,3,4,01.04.2023,31.05.2023,fox
@@ -480,7 +480,7 @@ def test_cameras_of_a_table_of_images(here: Path, capsys: pytest.CaptureFixture[
     for line in PLACED.splitlines()[1:]:
         photo(here / "photos" / line.partition(",")[0])
     told = init(capsys, "list.csv").splitlines()
-    assert "columns about cameras, for cameras.csv: lat, lon, installed, removed" in told
+    assert "columns about cameras, for cameras.csv: lat, longitud, installed, removed" in told
     assert not any("ignored" in line for line in told)
     assert f"1 row without a place in degrees (WGS 84): {here}/list.csv:6: '604000, 523000'" in told
     places = "1 camera with several places in the table, left open: 'B' (3.0, 4.0; 3.1, 4.0)"
@@ -494,6 +494,30 @@ def test_cameras_of_a_table_of_images(here: Path, capsys: pytest.CaptureFixture[
         *("B,,,,", "C,,,,", "D,,,,"),
     ]
     assert main(["catalog", "list.yaml", "--quiet"]) == 0
+
+
+def test_cards_of_one_camera_each(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("card1/DCIM/100RECNX", "card2/DCIM/100RECNX", "card2/DCIM/101RECNX"):
+        photo(tmp_path / "cards" / folder / "IMG_0001.JPG")
+    init(capsys, tmp_path / "cards")
+    assert {row["location"] for row in runs(here / "cards.yaml", capsys)} == {"card1", "card2"}
+
+
+def test_names_without_folders_of_photos_in_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As Wildlife Insights lists them: found below the folder beside the table."""
+    (here / "images.csv").write_text("filename,species\nx1.jpg,fox\nX2.jpg,fox\nnone.jpg,fox\n")
+    for name in ("A/x1.jpg", "B/x2.jpg"):
+        photo(here / "cards" / name)
+    assert f"images: 2 of 3 names were found in {here}/cards" in init(capsys, "images.csv")
+    rows = runs(here / "images.yaml", capsys)
+    assert {row["file_name"] for row in rows} == {"A/x1.jpg", "B/x2.jpg", "none.jpg"}
+
+
+def test_a_table_as_exiftool_writes_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "exif.csv").write_text("SourceFile,DateTimeOriginal\n./photos/A/1.jpg,2023:05:01 10:00:00\n")
+    photo(here / "photos" / "A" / "1.jpg")
+    told = init(capsys, "exif.csv", "--out", "../job.yaml", "--location", "1")
+    assert "columns taken for what their names say: sourcefile (file_name)" in told
 
 
 def test_what_to_do_where_the_images_are_not_known(

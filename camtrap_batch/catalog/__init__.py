@@ -88,24 +88,28 @@ def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
 
 def as_photos_have_it(table: pa.Table, locations: Callable[[], pa.ChunkedArray]) -> pa.Table:
     """A table of cameras with its locations written like those of the images, if they look the same and
-    differ only in how accents are encoded (NFC, NFD).
+    differ only in how accents are encoded (NFC, NFD) or in blanks around them, as folders' names may have.
 
     Parameters
     ----------
     table : with a column location
-    locations : returns those of the images; called only if a name has an accent
+    locations : returns those of the images; called only if the table has any
     """
     given = table["location"].to_pylist()
-    if all(name is None or name.isascii() for name in given):
+    if not given:
         return table
     known = {name for name in locations().unique().to_pylist() if name is not None}
     of: dict[str, list[str]] = {}
     for name in known:
-        of.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        of.setdefault(_looks(name), []).append(name)
 
     def found(name: str | None) -> str | None:
-        same = [] if name is None or name in known else of.get(unicodedata.normalize("NFC", name), [])
+        same = [] if name is None or name in known else of.get(_looks(name), [])
         return same[0] if len(same) == 1 and same[0] not in given else name
 
     at = table.schema.get_field_index("location")
     return table.set_column(at, table.schema.field(at), pa.array(map(found, given), pa.string()))
+
+
+def _looks(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()

@@ -42,8 +42,8 @@ COLUMNS: Names = {
 LIKELY: Names = {
     what: tuple(names.split())
     for what, names in {
-        "file_name": "image image_name image_file image_path photo photo_name picture foto bild datei "
-        "dateiname archivo imagen fichier arquivo",
+        "file_name": "sourcefile image image_name image_file image_path photo photo_name picture foto bild "
+        "datei dateiname archivo imagen fichier arquivo",
         "category_name": "common_name species_name taxon taxon_name animal art tierart especie espece espèce "
         "espécie specie soort",
         "count": "number_of_objects number_of_animals n_animals individual_count individualcount group_size "

@@ -412,7 +412,11 @@ class _Part:
 def _check_header(shown: str, header: list[str], required: Sequence[str], columns: Sequence[str]) -> None:
     if lacking := [name for name in required if name not in header]:
         found = textwrap.shorten(", ".join(header), 200) or "none"
-        raise InputError(f"{shown}:1: no column {lacking[0]}; the columns, between commas, are: {found}")
+        hint = '; if ; is between them, its resource needs: "dialect": {"delimiter": ";"}'
+        hint = hint if len(header) == 1 and ";" in found else ""
+        raise InputError(
+            f"{shown}:1: no column {lacking[0]}; the columns, between commas, are: {found}{hint}"
+        )
     if twice := [name for name, number in Counter(header).items() if number > 1 and name in columns]:
         raise InputError(f"{shown}:1: the column {twice[0]} is there twice")
 

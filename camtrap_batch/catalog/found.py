@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.tabular import GivenTable
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.images.sources.base import path_key
 from camtrap_batch.remote import plain, redacted
 from camtrap_batch.vocabulary import (
     IMAGE_ENDINGS,
@@ -39,7 +41,8 @@ MEDIA = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
 
 _SAMPLE = 40  # number of names to look for
 _SHOWN = 4
-_DCIM = re.compile(r"DCIM|MISC|\d{3}[A-Z0-9_]{5}|\d{3}MEDIA|(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
+_CARD = re.compile(r"(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
+_DCIM = re.compile(rf"DCIM|MISC|\d{{3}}[A-Z0-9_]{{5}}|\d{{3}}MEDIA|{_CARD.pattern}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}")
 _BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
 _CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
@@ -200,7 +203,9 @@ def guess_levels(levels: list[Level], n_images: int) -> tuple[int | None, int | 
     rest = [level for level in open_levels if level is not species]
     several = [level for level in rest if len(level.names) > 1]
     named = [level for level in several if part(level, _CAMERA) >= 0.5]
-    camera = next(iter(named or several or rest), None)
+    # Cards with nothing but a camera's own folders below: one card, one camera.
+    cards = [level for level in levels if len(level.names) > 1 and part(level, _CARD) == 1]
+    camera = next(iter(named or several or rest or cards), None)
     return (camera.number if camera else None), (species.number if species else None)
 
 
@@ -240,7 +245,20 @@ def find_root(target: str, names: Sequence[str]) -> tuple[str, str, int | None]:
             best, most = candidate, there
         if there == len(sample):
             break
+    if not most and "://" not in base and all("/" not in tidy_name(name) for name in sample):
+        best, most = _with_bare_names(base, sample) or (best, 0)
     return best, say_found(best, most, len(sample)), most
+
+
+def _with_bare_names(base: str, names: Sequence[str]) -> tuple[str, int] | None:
+    """The first folder in `base` that has files of these names somewhere below it, and of how many."""
+    wanted = set(map(path_key, names))
+    for folder in sorted(entry for entry in Path(base).iterdir() if entry.is_dir()):
+        with suppress(OSError, InputError):
+            found = wanted & {path_key(name).rpartition("/")[2] for name in ImageRoot(str(folder)).walk()}
+            if found:
+                return str(folder), sum(path_key(name) in found for name in names)
+    return None
 
 
 def sample_of(names: Sequence[str]) -> list[str]:

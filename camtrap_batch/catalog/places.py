@@ -10,12 +10,16 @@ from camtrap_batch.vocabulary import plural
 
 _MOST = {"latitude": 90, "longitude": 180}  # degrees
 _SHOWN = 3
+_LIKELY = {
+    "latitude": ("latitud", "latitudine", "breitengrad", "gps_latitude", "gpslatitude"),
+    "longitude": ("longitud", "longitudine", "längengrad", "laengengrad", "gps_longitude", "gpslongitude"),
+}
 
 
 def camera_columns(table: GivenTable) -> dict[str, str]:
     """latitude, longitude, start, end -> the name of its column, for those that a table has; start and end
     only with both of the others."""
-    found = {role: table.name_of(names) for role, names in (AXES | TIMES).items()}
+    found = {role: table.name_of((*names, *_LIKELY.get(role, ()))) for role, names in (AXES | TIMES).items()}
     if any(found[axis] is None for axis in AXES):
         return {}
     return {role: name for role, name in found.items() if name is not None}

@@ -77,7 +77,7 @@ class _Words:
     def __init__(self, names: list[str], animal: str, empty: str) -> None:
         self.names, self.empty = names, empty
         self.classes = sorted({*names, empty, animal})
-        number = {name: place for place, name in enumerate(self.classes)}
+        number = {name: at for at, name in enumerate(self.classes)}
         self.number = np.array([number[name] for name in names], np.int64)
         self.number_of_animal, self.number_of_empty = number[animal], number[empty]
 
@@ -98,18 +98,18 @@ def _choose_frames(found: Detections, rows: pa.Table, entry: pa.Array, said: lis
         if time is None or boxes is None:
             continue
         looked = found.videos.get(names[entry[row].as_py()].as_py())
-        places = None if looked is None else looked.boxes_at(time)
-        said[row] = None if places is None else [boxes[at] for at in places]
+        own = None if looked is None else looked.boxes_at(time)
+        said[row] = None if own is None else [boxes[at] for at in own]
 
 
 def _by_row(look: Look, of_boxes: list[list[Said] | None]) -> ByRow:
     """Row -> its boxes that count, each with its number among all boxes, its number in the row, and what is
     said about it."""
     found: ByRow = {}
-    number = look.numbers()
+    numbers = look.numbers()
     for box in look.classified.tolist():
-        row, place = int(look.rows_of[box]), int(number[box])
-        found.setdefault(row, []).append((box, place, (of_boxes[row] or ())[place]))
+        row, number = int(look.rows_of[box]), int(numbers[box])
+        found.setdefault(row, []).append((box, number, (of_boxes[row] or ())[number]))
     return found
 
 
@@ -142,9 +142,9 @@ def _tops(
 
 def _crops(look: Look, told: ByRow, image_ids: list[str], words: _Words) -> list[dict[str, Any]]:
     return [
-        _crop(image_ids[row], place, words.top(said))
+        _crop(image_ids[row], number, words.top(said))
         for row, some in told.items()
-        for _, place, said in some
+        for _, number, said in some
         if said
     ]
 
@@ -165,7 +165,7 @@ def _probabilities(
 
 def _most_probable(p: npt.NDArray[np.float32], classes: list[str]) -> Top:
     order = np.argsort(-p, kind="stable")[:_TOP]
-    return [(classes[place], float(p[place])) for place in order.tolist() if p[place] > 0]
+    return [(classes[at], float(p[at])) for at in order.tolist() if p[at] > 0]
 
 
 def _entries(top: Top) -> list[dict[str, Any]]:

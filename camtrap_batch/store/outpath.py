@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from camtrap_batch.errors import UserError, choices
+from camtrap_batch.errors import StorageError, UserError, choices
 from camtrap_batch.job import Job
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -92,7 +92,7 @@ def check_path(out: str, job: Job) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A hidden name beside `path`, for a file or a folder; when the block ends, it takes the place of `path`.
 
-    If the block fails, what was there stays.
+    If the block fails, what was there stays. Raises StorageError if there is no space for it.
     """
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     before = path.with_name(f"{staged.name}.before")
@@ -108,6 +108,11 @@ def replacing(path: Path) -> Iterator[Path]:
                 raise
         else:
             staged.replace(path)
+    except OSError as problem:
+        if problem.errno in _FULL:
+            text = f"--out {path}: {os.strerror(problem.errno)}; what was there stays"
+            raise StorageError(text) from problem
+        raise
     finally:
         for left in (staged, before):
             if left.is_dir():

@@ -593,6 +593,7 @@ GOOD = "a,d,2020-01-01T10:00:00Z,media/a.jpg,true,,image/jpeg,,\n"
     [
         ("media.csv", "mediaID,deploymentID\na,d\n", r"media.csv:1: no column timestamp; .*: mediaID, dep"),
         ("media.csv", "", r"media.csv:1: no column mediaID; the columns, between commas, are: none"),
+        ("media.csv", "mediaID;deploymentID\n", r'its resource needs: "dialect": {"delimiter": ";"}'),
         (
             "media.csv",
             MEDIA_HEADER.replace("fileName", "mediaID"),

@@ -179,5 +179,11 @@ def test_camera_names_whose_accents_are_encoded_otherwise_are_those_of_the_photo
     ]
     both = pa.chunked_array([["Su\u0308d", "Süd"]])  # two cameras, as far as anyone can tell
     assert as_photos_have_it(table, lambda: both).equals(table)
-    plain = table.slice(1)
-    assert as_photos_have_it(plain, lambda: pytest.fail("nothing to look for")).equals(plain)
+    none = table.slice(0, 0)
+    assert as_photos_have_it(none, lambda: pytest.fail("nothing to look for")).equals(none)
+
+
+def test_locations_of_folders_with_blanks_around_their_names() -> None:
+    table = pa.table({"location": ["A", "B", "C"]})
+    photos = pa.chunked_array([["A", "A ", " B", "C ", " C"]])
+    assert as_photos_have_it(table, lambda: photos)["location"].to_pylist() == ["A", " B", "C"]

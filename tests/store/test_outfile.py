@@ -10,8 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from camtrap_batch.errors import StorageError
 from camtrap_batch.store import schemas
 from camtrap_batch.store.outfile import write_out
+from camtrap_batch.store.outpath import replacing
 
 _TIME = datetime(2021, 3, 1, 12)
 
@@ -41,3 +43,16 @@ def test_every_table_can_be_written_as_csv(tmp_path: Path, name: str) -> None:
     if name == "deployments":
         time = "2021-03-01 12:00:00"
         assert json.loads(found["outages"]) == [{"start": time, "end": time}]
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("before")
+
+    def fill() -> None:
+        with replacing(tmp_path / "events.csv") as staged:
+            staged.symlink_to("/dev/full")
+            staged.write_text("after")
+
+    with pytest.raises(StorageError, match=r"--out .*/events\.csv: No space left on device"):
+        fill()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

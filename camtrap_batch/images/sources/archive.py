@@ -35,6 +35,7 @@ from camtrap_batch.images.sources.base import (
 from camtrap_batch.notices import say
 from camtrap_batch.ranges import Ranges
 from camtrap_batch.remote import plain, redacted
+from camtrap_batch.vocabulary import counted
 
 ENTRY = pa.struct(
     [("offset", pa.int64()), ("packed", pa.int64()), ("method", pa.int16()), ("crc", pa.int64())]
@@ -294,11 +295,10 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 def _replaced(names: list[str]) -> str:
     """What is said of files whose name a later one in the zip has."""
-    n, which = len(names), list(dict.fromkeys(names))
+    which = list(dict.fromkeys(names))
     more = f" and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
-    files = f"{n:,} files are" if n > 1 else "1 file is"
-    listed = ", ".join(map(repr, which[:_SHOWN]))
-    return f"{files} left out, since a later one in the zip has the same name, and counts: {listed}{more}"
+    listed = ", ".join(map(repr, which[:_SHOWN])) + more
+    return f"{counted(len(names), 'files left out')}, as a later one in the zip has the same name: {listed}"
 
 
 def _is_litter(name: str) -> bool:

@@ -124,8 +124,7 @@ def test_of_several_files_with_one_name_the_last_counts(
     assert list(root.walk()) == ["cam1/a.jpg", "cam1/b.jpg"]
     assert root.read("cam1/a.jpg") == b"third"
     assert caplog.messages == [
-        f"{root.url}: 2 files are left out, since a later one in the zip has the same name, and counts: "
-        "'cam1/a.jpg'"
+        f"{root.url}: 2 files left out, as a later one in the zip has the same name: 'cam1/a.jpg'"
     ]
 
 
