@@ -19,6 +19,8 @@ FOR_DEMO := $(if $(wildcard .venv/.installed),.venv/.installed,.venv/.demo)
 .PHONY: demo test check assets docs bench constraints clean
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11, 5) and sys.exit("Python 3.11.5 or newer is needed, here \
+	it is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.12 ...")'
 	$(VENV)
 
 .venv/.demo: pyproject.toml $(wildcard constraints.txt) | $(BIN)/python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -406,7 +407,10 @@ def test_what_needs_no_cluster_imports_none() -> None:
     assert ended.stdout == "False\n"
 
 
-def test_help_is_grouped_and_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_grouped_and_no_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     texts = []
     for arguments in ((), ("help",)):
         assert main(arguments) == 0
@@ -417,7 +421,8 @@ def test_help_is_grouped_and_no_mistake(capsys: pytest.CaptureFixture[str]) -> N
     assert texts == [capsys.readouterr().out] * 2
     lines = texts[0].splitlines()
     assert lines.index("begin:") < lines.index("run a job:") < lines.index("see what came of it:")
-    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert max(map(len, lines)) <= 80
+    listed = [line.split()[0] for line in lines if re.match(r"  \w", line)]
     assert sorted(listed) == sorted(set(listed))
     assert {"init", "demo", "status", "submit", *STAGES} <= set(listed)
     with pytest.raises(SystemExit) as ended:

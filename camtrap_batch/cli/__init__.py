@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from camtrap_batch import __version__
@@ -129,15 +132,17 @@ class _MainParser(Parser):
         last = list(grouped.values())[-1]
         last.extend(name for name in about if name not in listed)
         width = max(map(len, about))
+        columns = shutil.get_terminal_size().columns
+        fitted = partial(textwrap.fill, width=columns, subsequent_indent=" " * (width + 4))
         lines = [
             "usage: camtrap COMMAND ...        camtrap COMMAND --help says more about one",
             "",
-            str(self.description),
+            textwrap.fill(str(self.description), columns),
         ]
         for title, names in grouped.items():
             if names:
-                lines += ["", f"{title}:", *(f"  {name:{width}}  {about[name]}" for name in names)]
-        return "\n".join([*lines, "", str(self.epilog), ""])
+                lines += ["", f"{title}:", *(fitted(f"  {name:{width}}  {about[name]}") for name in names)]
+        return "\n".join([*lines, "", textwrap.fill(str(self.epilog), columns), ""])
 
 
 def _check_words(parser: _MainParser, given: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from camtrap_batch.report.bundle import ASSETS, Bundle, Content
+from camtrap_batch.report.bundle import FINGERPRINT, Bundle, Content
 from camtrap_batch.report.data import Box, Detected, Example, Finding, Photo, ReportData
 from camtrap_batch.report.dates import Dates, find_dates
 from camtrap_batch.report.names import Names
@@ -29,7 +29,7 @@ __all__ = [
     "Dates",
     "find_dates",
     "Bundle",
-    "ASSETS",
+    "FINGERPRINT",
 ]
 
 

@@ -39,7 +39,9 @@ def asset(name: str) -> str | None:
 
 
 def _stamp() -> str:
-    return (asset("stamp") or "") + hashlib.sha256(_TEMPLATES.joinpath("app.js").read_bytes()).hexdigest()
+    parts = [(asset("stamp") or "").encode()]
+    parts += [file.read_bytes() for file in sorted(_TEMPLATES.iterdir(), key=lambda file: file.name)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def has_map() -> bool:
@@ -47,8 +49,8 @@ def has_map() -> bool:
     return all(_ASSETS.joinpath(name).is_file() for name in (*_MAP_SCRIPTS, "leaflet.css", "world.json"))
 
 
-ASSETS = _stamp()
-"""Identifies the scripts of reports: another value means another report."""
+FINGERPRINT = _stamp()
+"""Identifies the templates, styles and scripts of reports: another value means another report."""
 
 
 @dataclass

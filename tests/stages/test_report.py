@@ -15,6 +15,7 @@ from support_runs import commit, run_on_driver
 
 from camtrap_batch import open_run
 from camtrap_batch.images.pixels import make_thumbnail
+from camtrap_batch.stages.report import STAGE
 from camtrap_batch.store.run import Run
 
 SIDE = (1200, 900)
@@ -102,6 +103,19 @@ def test_the_same_report_is_not_made_again_and_another_replaces_it(folder: Path)
     assert len(list((other / "photos").iterdir())) == 3
     _, none = report(folder, "report.photos=0")
     assert not (none / "photos").exists()
+
+
+@pytest.mark.parametrize("newer", ["STAGE.version", "FINGERPRINT", "__version__"])
+def test_another_version_of_the_program_makes_the_report_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, newer: str
+) -> None:
+    _, parts = report(folder)
+    monkeypatch.setattr(f"camtrap_batch.stages.report.{newer}", "newer")
+    assert not STAGE.is_made(run_of(folder))
+    _, other = report(folder)
+    assert other != parts
+    assert not parts.exists()
+    assert STAGE.is_made(run_of(folder))
 
 
 def test_one_file(folder: Path) -> None:

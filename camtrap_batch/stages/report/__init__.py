@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import time
 
+from camtrap_batch import __version__
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Stage, StageResult, shard_id
-from camtrap_batch.report import ASSETS, render_files
+from camtrap_batch.report import FINGERPRINT, render_files
 from camtrap_batch.stages.report.collect import TABLES, collect
 from camtrap_batch.store import sums
 from camtrap_batch.store.folder import Folder
@@ -25,16 +26,16 @@ class ReportStage(Stage):
     name = "report"
     help = "write the report: a page, and the files beside it that it opens"
     sections = ("report",)
-    version = 4
+    version = 5
     tables = ()
 
     def is_made(self, run: Run) -> bool:
-        """Whether the page is there, and of the tables as they are now."""
+        """Whether the page is there, of the tables as they are now, by this version of the program."""
         return run.folder.exists(PAGE) and _is_page_of(run.folder, self._made_of(run)[1])
 
     def _made_of(self, run: Run) -> tuple[dict[str, int], str]:
         snapshots = {name: found.number for name in TABLES if (found := run.current(name)) is not None}
-        return snapshots, shard_id(self, snapshots, run.job.to_yaml(), ASSETS, table="html")
+        return snapshots, shard_id(self, snapshots, run.job.to_yaml(), FINGERPRINT, __version__, table="html")
 
     def run(self, context: Context) -> StageResult:
         """Write `report/index.html` and its parts. Raises InputError if there is not even a manifest."""
