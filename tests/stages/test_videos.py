@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
 import json
+import os
 import shutil
 import threading
 import zipfile
@@ -28,7 +30,7 @@ from support_runs import InlineJob, predict
 from support_video import make_video, shade
 
 from camtrap_batch.errors import InputError, MissingExtra
-from camtrap_batch.images import video_frames
+from camtrap_batch.images import ImageRoot, video_frames
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Silent
@@ -204,6 +206,27 @@ def test_a_video_has_the_offset_of_the_photo_that_dates_it(tmp_path: Path) -> No
     ]
     events = job.rows("sequences")
     assert [row["start"] for row in events] == [before, before, after, after]
+
+
+def test_a_photo_that_can_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing disk does not leave the video without a date."""
+    lay(tmp_path, {"a/1.JPG": photo(), "a/1.MP4": make_video(seconds=2)})
+    read = ImageRoot.read
+
+    def fail(self: ImageRoot, file_name: str, *arguments: Any, **options: Any) -> bytes:
+        if file_name == "a/1.JPG":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, file_name, *arguments, **options)
+
+    job = Made(tmp_path)
+    with monkeypatch.context() as failing:
+        failing.setattr(ImageRoot, "read", fail)
+        job.do("catalog")
+    (row,) = job.rows("videos")
+    assert (row["status"], row["detail"]) == ("unreadable", "a/1.JPG, which may date it: Input/output error")
+    job.do("catalog")
+    (row,) = job.rows("videos")
+    assert (row["status"], row["datetime"], row["date_of"]) == ("ok", PHOTO, "neighbour")
 
 
 def test_a_photo_that_metadata_give_an_offset(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from camtrap_batch.images.video_frames import probe_videos
 from camtrap_batch.job.dataset import Video
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Part, TableSpec
+from camtrap_batch.remote import plain
 from camtrap_batch.stages.catalog.asking import ENTRY, AskShard, ask_files
 from camtrap_batch.store.schemas import CATALOG
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of, plural
@@ -145,7 +146,11 @@ class ProbeShard(AskShard):
     def _record(self, asked: dict[str, Any], answer: VideoInfo | Verdict) -> dict[str, Any]:
         if isinstance(answer, Verdict):
             return {"status": answer.status, "detail": answer.detail, "frames": 0}
-        taken, source, offset = self._taken(asked, answer)
+        try:
+            taken, source, offset = self._taken(asked, answer)
+        except OSError as problem:  # without its date the video would be done for good
+            detail = f"{asked['beside']}, which may date it: {plain(problem)}"
+            return {"status": "unreadable", "detail": detail, "frames": 0}
         return {
             "status": "ok",
             "duration_s": answer.duration_s,
@@ -162,7 +167,10 @@ class ProbeShard(AskShard):
     def _taken(
         self, asked: dict[str, Any], info: VideoInfo
     ) -> tuple[dt.datetime | None, str | None, int | None]:
-        """When a video was taken, where that comes from, and its clock's minutes east of UTC."""
+        """When a video was taken, where that comes from, and its clock's minutes east of UTC.
+
+        Raises OSError if there is a photo that might say so, but that can't be read.
+        """
         if info.taken is not None:
             return info.taken, "video", info.utc_offset_minutes
         if (named := date_in_name(asked["file_name"])) is not None:
@@ -170,7 +178,7 @@ class ProbeShard(AskShard):
         if asked["beside"] is not None:
             try:
                 photo = read_jpeg_exif(self.root.read(asked["beside"], most=_HEADER_BYTES))
-            except (OSError, ValueError):
+            except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
                 return None, None, None
             if photo.taken is not None:
                 return photo.taken, "neighbour", photo.utc_offset_minutes
