@@ -40,7 +40,9 @@ assets: | $(BIN)/python
 demo: $(FOR_DEMO) assets
 	$(BIN)/camtrap demo demo
 
+# Tests start hundreds of processes: where Python may not keep bytecode, each would compile the package again.
 test: .venv/.installed assets
+	$(BIN)/python -m compileall -q camtrap_batch
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed

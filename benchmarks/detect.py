@@ -21,7 +21,7 @@ images of every tenth camera, as in real results; and others, too unsure to coun
 spots. With a lower threshold these count as well, which is the worst case for marking repeats: that is
 measured next. Then all workers against one, which has a core of its own: with this network, of which driver
 and scheduler, on the same cores, take their part, and with one of YOLO11s's structure on 192 pixels, a
-tenth of its usual work. Some 8 minutes on two cores.
+tenth of its usual work. Some 12 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
 from camtrap_batch.runtime import choose_runtime, installed_runtimes, open_network
 from camtrap_batch.store import snapshots
 
-MOST_FOR_WORKERS = 60_000
+MOST_FOR_WORKERS = 300_000
 
 
 def main() -> int:
@@ -139,7 +139,7 @@ def measure_scale(folder: Path, images: int) -> int:
     content["validate"]["thumbnails"] = 192
     content["detect"] |= {"model": str(write_network(folder / "network.onnx", 192)), "precision": "auto"}
     ratios["YOLO11s"] = compare_workers(
-        report, folder, content, min(images, MOST_FOR_WORKERS // 25), "YOLO11s"
+        report, folder, content, min(images, MOST_FOR_WORKERS // 125), "YOLO11s"
     )
     for network, ratio in ratios.items() if CORES > 1 else ():
         name = f"{network}, of one worker, {CORES} workers"
@@ -154,7 +154,7 @@ def compare_workers(
     """How many times as fast as one worker all are: their shards alone, without start and end."""
     speeds, costs = {}, {}
     # Each worker has dozens of shards, so that none waits long for the last one.
-    content["detect"]["shard_size"] = images // 60
+    content["detect"]["shard_size"] = max(images // 120, 40)
     for workers in (1, CORES):
         name = f"{network}-{workers}"
         job = write_job(folder, name, content, images)
