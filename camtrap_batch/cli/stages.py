@@ -101,10 +101,12 @@ def _run_all(context: Context, results: list[StageResult]) -> None:
     told: set[str] = set()
     for result in reprocess(context):
         results.append(result)
-        # Several stages read the tables of cameras, and what there is to say about them.
-        new = replace(result, notes=[note for note in result.notes if note not in told])
-        told.update(result.notes)
-        _print_result(new, context.display, dry_run=context.dry_run)
+        if not context.dry_run:
+            # Several stages read the tables of cameras, and what there is to say about them.
+            new = [note for note in result.notes if note not in told]
+            told.update(new)
+            result = replace(result, notes=new)
+        _print_result(result, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)

@@ -206,7 +206,7 @@ def test_what_cannot_be_divided_fails(executor: Executor, tmp_path: Path) -> Non
 
 def test_what_no_shard_can_escape_ends_all_at_once(executor: Executor, tmp_path: Path) -> None:
     plan = make_plan(40, 1)
-    work = replace(toy(executor, tmp_path, plan), disk_full=frozenset({0}))
+    work = replace(toy(executor, tmp_path, plan), disk_full=frozenset({0}), row_s=0.05)
     with pytest.raises(StorageError, match="no space left"):
         fan_out(executor, plan, work)
     assert len(tries_of(work)) < 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 import struct
@@ -23,6 +24,7 @@ from camtrap_batch import remote
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.sources.archive import ENTRY
+from camtrap_batch.notices import LOGGER
 
 NOISE = random.Random(0).randbytes(50_000)
 FILES = {
@@ -120,6 +122,7 @@ def test_of_several_files_with_one_name_the_last_counts(
             warnings.simplefilter("ignore")  # about the name that is there already
             archive.writestr(second, b"second")
             archive.writestr("cam1/a.jpg", b"third")
+    caplog.set_level(logging.WARNING, LOGGER.name)
     root = ImageRoot(str(tmp_path / "x.zip"))
     assert list(root.walk()) == ["cam1/a.jpg", "cam1/b.jpg"]
     assert root.read("cam1/a.jpg") == b"third"
