@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from camtrap_batch.catalog.found import Found
 from camtrap_batch.catalog.look import find_media, look
 from camtrap_batch.catalog.zipped import zip_and_name
-from camtrap_batch.cli.options import Commands
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.remote import plain
 from camtrap_batch.vocabulary import VIDEO_ENDINGS, counted, ending_of, is_word_for_empty, plural
@@ -31,14 +31,11 @@ _ORDERS = ("dmy", "mdy", "ymd")
 _FEW = 3  # cameras; fewer can't be divided by camera
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "init",
-        help="look at a folder, a file or a URL and write a job file for it",
-        description="init: look at what is there, say what was found, and write a commented job file that "
-        "runs as it is, and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and "
-        "otherwise takes the most likely one.",
+def add(parser: Parser) -> None:
+    parser.description = (
+        "init: look at what is there, say what was found, and write a commented job file that runs as it is, "
+        "and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and otherwise takes "
+        "the most likely one."
     )
     parser.add_argument(
         "target",

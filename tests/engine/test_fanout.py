@@ -6,9 +6,11 @@ import gc
 import os
 import re
 import threading
+import time
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
@@ -26,7 +28,7 @@ from camtrap_batch.engine.dask.executor import DaskExecutor
 from camtrap_batch.errors import NoWorker, StorageError
 from camtrap_batch.monitor import counters
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.shards import Plan, Shard
+from camtrap_batch.store.shards import Plan, Receipt, Shard
 
 
 def fan_out(
@@ -57,6 +59,33 @@ def test_a_worker_that_dies_once_its_receipt_is_written_costs_nothing(client: Cl
     assert of_it == [base.ShardDone(plan.shards[2], outcome.receipts[plan.shards[2].id], 1)]
     assert tries_of(work).count(plan.shards[2].id) == 1
     wait_until(lambda: len(client.scheduler_info()["workers"]) == 3)  # for the tests that follow
+
+
+@dataclass(frozen=True)
+class Leaves(Toy):
+    """Its worker is told to leave while it runs the shard of row 0 for the first time."""
+
+    def run(self, shard: Shard, payload: Any, here: base.WorkerContext) -> Receipt:
+        if shard.start == 0 and not Path(f"{self.folder.url}.tries").exists():
+            worker = get_worker()
+            worker.loop.add_callback(worker.close_gracefully, restart=True, reason="on purpose")
+            time.sleep(1)
+        return super().run(shard, payload, here)
+
+
+def test_a_worker_that_leaves_with_a_receipt_that_nobody_has_fetched_is_no_loss(tmp_path: Path) -> None:
+    plan = make_plan(3, 2)
+    work = Leaves(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    with (
+        dask.config.set(SETTINGS),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        held = client.submit(int, 1)
+        held.result(timeout=20)
+        outcome, events = fan_out(client, plan, work)
+    assert set(outcome.receipts) == {shard.id for shard in plan.shards}
+    assert {type(event) for event in events} == {base.ShardDone}
 
 
 def test_a_task_for_each_worker_of_a_kind(client: Client) -> None:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from distributed import Client, Future, Worker, get_worker, span
@@ -214,6 +215,7 @@ class _FanOut:
                     ended.append(self.in_flight.pop(key))
         others = [(attempt, future) for future, attempt in ended if not _is_killed(future)]
         killed = [pair for pair in ended if _is_killed(pair[0]) and not self._was_done(*pair)]
+        killed = [pair for pair in killed if not self._was_left(*pair)]
         by_blame = sorted(killed, key=lambda pair: self._blame(*pair))
         blamed = {_lost_worker(future).server_id: attempt for future, attempt in by_blame}  # the last one
         for future, attempt in killed:
@@ -231,6 +233,22 @@ class _FanOut:
         self.stalls.pop(str(future.key), None)
         future.release()
         self._done(attempt, receipt)
+        return True
+
+    def _was_left(self, future: Future[Any], attempt: Attempt) -> bool:
+        """Whether its worker left because it was told to: then nothing is to blame, and it begins again.
+
+        The scheduler fails what such a worker runs if a receipt that nobody has fetched is there alone
+        (`Scheduler.retire_workers` then gives up, and the worker leaves nevertheless).
+        """
+        address = _lost_worker(future).address
+        actions = [event.get("action") for _, event in self.client.get_events(address)]
+        # What is before the last "add-worker" concerns another process.
+        if "could-not-retire" not in takewhile(lambda action: action != "add-worker", reversed(actions)):
+            return False
+        self.stalls.pop(str(future.key), None)
+        future.release()
+        self.attempts.todo.append(attempt)
         return True
 
     def _blame(self, future: Future[Any], attempt: Attempt) -> tuple[bool, int, int]:
