@@ -11,7 +11,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import add_option, job_argument, load_job, whole_number
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
@@ -33,52 +34,52 @@ from camtrap_batch.vocabulary import plural
 _MOST_RESULTS = 10
 
 
-def add(commands: Commands) -> None:
-    """Add the commands."""
-    status = commands.add_parser("status", help="what is done, running, failed; speeds; time left")
-    job_argument(status)
-    status.add_argument("--json", action="store_true", help="everything as JSON, for programs")
-    status.set_defaults(call=_status)
+def add_status(parser: Parser) -> None:
+    job_argument(parser)
+    parser.add_argument("--json", action="store_true", help="everything as JSON, for programs")
+    parser.set_defaults(call=_status)
 
-    table = commands.add_parser("table", help="one table as one .parquet or .csv file")
-    job_argument(table)
-    table.add_argument(
+
+def add_table(parser: Parser) -> None:
+    job_argument(parser)
+    parser.add_argument(
         "name",
         metavar="NAME",
         help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
     )
-    table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
-    table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = table.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
+    parser.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
+    parser.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
+    group = parser.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
         add_option(group, option)
-    table.add_argument(
+    parser.add_argument(
         "--days",
         type=whole_number,
         default=7,
         metavar="N",
         help="days in an occasion, for occupancy (default: 7)",
     )
-    table.set_defaults(call=_table)
+    parser.set_defaults(call=_table)
 
-    gc = commands.add_parser("gc", help="delete files that no snapshot refers to")
-    job_argument(gc)
-    gc.add_argument("--dry-run", action="store_true", help="say what would be deleted")
-    gc.add_argument(
+
+def add_gc(parser: Parser) -> None:
+    job_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be deleted")
+    parser.add_argument(
         "--keep",
         type=whole_number,
         default=0,
         metavar="N",
         help="snapshots to keep of each table (default: all)",
     )
-    gc.add_argument(
+    parser.add_argument(
         "--min-age",
         type=float,
         default=1.0,
         metavar="HOURS",
         help="keep files younger than this that no snapshot ever referred to (default: 1)",
     )
-    gc.set_defaults(call=_gc)
+    parser.set_defaults(call=_gc)
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
