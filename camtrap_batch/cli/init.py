@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from camtrap_batch.catalog.found import Found
 from camtrap_batch.catalog.look import find_media, look
+from camtrap_batch.catalog.zipped import zip_and_name
 from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.remote import plain
@@ -183,6 +184,7 @@ def _read(name: str, path: Path, found: Found) -> tuple[Reader[Any], Catalog]:
 
 
 def _name_of(target: str) -> str:
+    target = (zip_and_name(target) or (target,))[0]
     path = target.rstrip("/") if "://" in target else os.path.realpath(target)
     last = path.split("?")[0].rsplit("/", 1)[-1]
     # .../services/NAME/FeatureServer/0 is a layer's address.
@@ -356,6 +358,8 @@ def _job_text(
 
 def _relative(path: str, base: Path) -> str:
     """A path relative to the job file's folder, if it is below or beside that; otherwise unchanged."""
+    if (inside := zip_and_name(path)) is not None:
+        return f"zip://{inside[1]}::{_relative(inside[0], base)}"
     if "://" in path:
         return path
     near = os.path.relpath(path, base)
