@@ -502,6 +502,15 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
     assert "`camtrap reprocess JOB`" not in told, "which is what was typed"
 
 
+def test_a_driver_loads_no_torch_to_say_what_it_would_do(job: Path) -> None:
+    code = (
+        "import sys; from camtrap_batch.cli import main\n"
+        f"main(['reprocess', {str(job)!r}, '--dry-run', '--quiet']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
 def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:
     script = (
         "import sys\n"

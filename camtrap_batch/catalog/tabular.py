@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from camtrap_batch.catalog.numbers import doubtful, number
 from camtrap_batch.catalog.zipped import read_file
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
@@ -126,8 +127,10 @@ class GivenTable:
     def whole(self, name: str) -> list[int | None]:
         """A column of whole numbers. Raises InputError if a cell is not one."""
         numbers: list[int | None] = []
-        for row, cell in enumerate(self.columns.get(name, [None] * len(self))):
-            value = None if cell is None else number(cell)
+        cells = self.columns.get(name, [None] * len(self))
+        open_ = doubtful(cells, whole=True)
+        for row, cell in enumerate(cells):
+            value = None if cell is None or row in open_ else number(cell)
             if cell is not None and (value is None or not value.is_integer() or abs(value) >= 2**31):
                 raise InputError(self.not_whole(row, name))
             numbers.append(None if value is None else int(value))
@@ -135,8 +138,9 @@ class GivenTable:
 
     def not_whole(self, row: int, name: str) -> str:
         """What to say about a cell that should be a whole number."""
-        cell = self.columns[name][row]
-        return f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
+        cells = self.columns[name]
+        why = doubtful(cells, whole=True).get(row, f"should be a whole number, at most {2**31 - 1}")
+        return f"{self.at(row)}: {name}: {cells[row]!r} {why}"
 
 
 def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
@@ -192,22 +196,6 @@ def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
         text = data.decode("cp1252", "replace")
         notes[f"table that is not UTF-8, read as Windows-1252 (Latin-1): {redacted(path)}"] += 1
         return text
-
-
-def number(text: str) -> float | None:
-    """A number, possibly with a decimal comma; None if it is not one.
-
-    >>> number("2,5"), number("-24.5"), number("1e3"), number("lion")
-    (2.5, -24.5, 1000.0, None)
-    """
-    text = text.strip()
-    if text.count(",") == 1 and "." not in text:
-        text = text.replace(",", ".")
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def is_missing(cell: str | None) -> bool:

@@ -76,7 +76,7 @@ COMMANDS = {
     },
     "see what came of it": {
         "status": Command("overview:add_status", "what is done, running, failed; speeds; time left"),
-        "table": Command("overview:add_table", "one table as one .parquet or .csv file"),
+        "table": Command("table:add", "one table as one .parquet or .csv file"),
         "check": Command("check:add", "read everything a run folder holds, and name what is damaged"),
         "diff": Command("diff:add", "what a new model, threshold or event rule changed"),
     },

@@ -1,4 +1,4 @@
-"""camtrap status, table and gc: what is in a run folder."""
+"""camtrap status and gc: what is in a run folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import add_option, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import job_argument, load_job, whole_number
 from camtrap_batch.cli.parser import Parser
-from camtrap_batch.errors import InputError, choices
-from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import last_pushes, read_status
@@ -22,13 +20,8 @@ from camtrap_batch.pipeline import STAGES, plans
 from camtrap_batch.store.identity import check_identity, require_run_folder
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
-from camtrap_batch.store.merged import MergeResult, list_merged
-from camtrap_batch.store.outpath import check_file
-from camtrap_batch.store.outputs import Outputs
+from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import SCHEMAS
-from camtrap_batch.survey.derived import DERIVED, derive, with_choice
-from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
@@ -38,28 +31,6 @@ def add_status(parser: Parser) -> None:
     job_argument(parser)
     parser.add_argument("--json", action="store_true", help="everything as JSON, for programs")
     parser.set_defaults(call=_status)
-
-
-def add_table(parser: Parser) -> None:
-    job_argument(parser)
-    parser.add_argument(
-        "name",
-        metavar="NAME",
-        help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
-    )
-    parser.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
-    parser.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = parser.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
-    for option in COUNTED:
-        add_option(group, option)
-    parser.add_argument(
-        "--days",
-        type=whole_number,
-        default=7,
-        metavar="N",
-        help="days in an occasion, for occupancy (default: 7)",
-    )
-    parser.set_defaults(call=_table)
 
 
 def add_gc(parser: Parser) -> None:
@@ -189,37 +160,6 @@ def _details(stage: StageStatus) -> Iterator[str]:
         )
     for shard, reason in stage.failed.items():
         yield f"shard {shard} failed: {reason}"
-
-
-def _table(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.store.outfile import WRITERS, write_out
-
-    job = load_job(options)
-    path = check_file(options.out, job, WRITERS)
-    run = Run(job)
-    chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
-    if options.name in ESTIMATES:
-        merged = MergeResult.find(run, options.snapshot)
-        table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
-        table = with_choice(table, merged, counted_of(chosen), days=options.days)
-        found = table
-    elif options.name in DERIVED:
-        table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
-        found = table
-    elif options.name not in SCHEMAS:
-        raise InputError(
-            f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
-        )
-    else:
-        found = run.table(options.name, options.snapshot)
-    outputs = Outputs(run.folder)
-    outputs.keep(path)
-    rows = write_out(found, path)
-    outputs.record(path)
-    print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
-    if "jpeg" in found.schema.names and job.report.people != "show":
-        print("the pictures in it are the run folder's own, in which people are not blurred")
-    return 0
 
 
 def _gc(options: argparse.Namespace, stop: threading.Event) -> int:

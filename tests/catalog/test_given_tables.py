@@ -12,7 +12,8 @@ import openpyxl
 import pytest
 
 from camtrap_batch.catalog.labels import label_key, one_name_each
-from camtrap_batch.catalog.tabular import GivenTable, number, read_table
+from camtrap_batch.catalog.numbers import number
+from camtrap_batch.catalog.tabular import GivenTable, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.notices import LOGGER
 from camtrap_batch.vocabulary import MISSING
