@@ -80,4 +80,5 @@ def test_heat_map_of_a_class_without_images() -> None:
 
 def test_a_share_has_no_axis_beyond_all_of_it() -> None:
     always = lines("Accuracy", "", [Line("accuracy", [(1, 1.0), (2, 1.0)])], "epoch", "share", most=1.0)
-    assert "1.02" not in always and ">1<" in always
+    assert "1.02" not in always
+    assert ">1<" in always

@@ -443,6 +443,8 @@ def test_the_model_is_judged_by_common_names_too(make_data: MakeData) -> None:
     mistakes = model.partition("Most frequent mistakes")[2].partition("</table>")[0]
     assert mistakes.count(named) == n_mistakes
     assert f"predicted <b>{named}</b>" in model
+    _, _, activity = glance.partition('<h2 id="activity">')
+    assert f"<figcaption>{named} <span" in activity
 
 
 def test_light_without_images_is_left_out(make_data: MakeData) -> None:
@@ -450,7 +452,8 @@ def test_light_without_images_is_left_out(make_data: MakeData) -> None:
     assert data.metrics is not None
     light = {"day": {"n": 0, "accuracy": None}, "night": {"n": 4, "accuracy": 1.0}}
     html = render(dataclasses.replace(data, metrics={**data.metrics, "by_light": light}))
-    assert "Accuracy, night" in html and "Accuracy, day" not in html
+    assert "Accuracy, night" in html
+    assert "Accuracy, day" not in html
 
 
 def test_random_split_is_called_optimistic(make_data: MakeData) -> None:
