@@ -492,6 +492,8 @@ def test_cameras_of_a_table_of_images(here: Path, capsys: pytest.CaptureFixture[
     assert any("1 camera with several starts or ends in the table, left open: 'B'" in line for line in told)
     assert f"{here}/cameras.csv: latitude and longitude of 1 camera are from the table" in told
     assert f"{here}/cameras.csv: fill in latitude and longitude of 3 cameras" in told
+    again = init(capsys, "list.csv", "--out", "again.yaml")
+    assert "cameras.csv already exists, and stays as it is; the table knows where 1 camera is" in again
     assert (here / "cameras.csv").read_text().splitlines() == [
         "location,latitude,longitude,start,end",
         "A,1.5,-2.25,01.04.2023,31.05.2023",

@@ -26,7 +26,7 @@ from camtrap_batch.catalog.zipped import read_file
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import cant_read, redacted
-from camtrap_batch.vocabulary import MISSING, counted
+from camtrap_batch.vocabulary import INVISIBLE, MISSING, counted
 
 YES = frozenset(
     {"1", "true", "t", "yes", "y", "x", "ja", "oui", "si", "sí", "sim", "wahr", "vrai", "verdadero"}
@@ -46,6 +46,7 @@ _NOTED = ("dataset.metadata", "camtrap init")
 _TITLES = 10  # number of records examined to find the header
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
@@ -205,7 +206,12 @@ def is_missing(cell: str | None) -> bool:
 
 def column_name(text: str) -> str:
     """A header's cell as a column name: lower case, _ for blanks and hyphens."""
-    return "_".join(text.replace("-", " ").replace("\xa0", " ").split()).casefold()
+    return "_".join(_trimmed(text).replace("-", " ").replace("\xa0", " ").split()).casefold()
+
+
+def _trimmed(cell: str) -> str:
+    text = cell.strip()
+    return text if text.isascii() else text.strip(INVISIBLE).strip()
 
 
 def _read(path: str, key: str) -> bytes:
@@ -300,7 +306,8 @@ def _table(empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected
                 + _hint(record, len(names))
             )
         lines.append(line)
-        rows.append([None if is_missing(cell) else cell.strip() for cell in record[: len(names)]])
+        cells = [_trimmed(cell) for cell in record[: len(names)]]
+        rows.append([None if is_missing(cell) else cell for cell in cells])
     columns: dict[str, list[str | None]] = {}
     for at, name in enumerate(names):
         if name:
