@@ -539,3 +539,13 @@ def test_a_stage_without_keys_of_its_own_has_a_help() -> None:
     assert describe_keys(("tally",)) == ""
     assert "  merge: " not in describe_keys(("events",))
     assert "events.gap_min: 30" in describe_keys(("events",))
+
+
+def test_what_the_demo_suggests_names_its_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = []
+    monkeypatch.setattr("camtrap_batch.rehearsal.demo.write_demo_data", lambda *_: None)
+    monkeypatch.setattr(
+        "camtrap_batch.cli.stages._run_all", lambda context, _: named.append(context.job_file)
+    )
+    main(["demo", str(tmp_path / "demo"), "--cluster", "inline"])
+    assert named == ["demo.yaml"]

@@ -148,7 +148,8 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.rehearsal.demo import write_demo_data, write_demo_job
 
     folder = Path(options.folder)
-    with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
+    options.job = write_demo_job(folder)
+    with open_context(options, stop, Job.load(options.job)) as context:
         _check_extras(context)
         if context.run.current("model") is None:
             # The dashboard should be visible from the first stage on.
