@@ -47,7 +47,7 @@ class Scene:
     Args:
         day: RGB, in the light of noon.
         night: L, lit by the camera's infrared flash.
-        flash: L, how much of the flash reaches each place.
+        flash: L, how much of the flash reaches each pixel.
         grass: RGB, the plants in front of the lens, at the lower edge, as wide as the view.
         grass_mask: L, where they are.
         grass_night: L, the same plants in infrared.
