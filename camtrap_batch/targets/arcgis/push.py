@@ -35,7 +35,7 @@ _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _ROUNDS = 3
 _MOST_REFUSALS = 40
-"""Consecutive refused requests after which the rows can't be to blame: finding one bad row takes about ten."""
+"""Consecutive refused requests after which the rows can't be to blame: one bad row is found in about ten."""
 
 _MOST_FAILED_JOBS = 3  # in a row; then the rest is sent in batches
 
