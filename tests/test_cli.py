@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from camtrap_batch.cli import main
+from camtrap_batch.cli import COMMANDS, main
 from camtrap_batch.job import Job
 from camtrap_batch.model import ModelInfo
 from camtrap_batch.pipeline import STAGES
@@ -168,9 +169,49 @@ def test_unknown_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) 
 def test_import_of_the_package_is_light() -> None:
     """Neither torch nor geopandas nor arcgis, and no stage's own libraries."""
     heavy = ("torch", "fastai", "geopandas", "arcgis", "sklearn")
-    code = f"import sys, camtrap_batch.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        "import sys; from camtrap_batch.cli import make_parser; make_parser()\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["help"], ["catlog"], ["--bogus"]], ids=" ".join)
+def test_what_only_needs_the_names_of_commands_imports_none(words: list[str]) -> None:
+    code = (
+        "import atexit, sys; from camtrap_batch.cli import main\n"
+        "atexit.register(lambda: print(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'numpy', 'pydantic', 'rich', 'yaml'})))\n"
+        f"main({words})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[]"]
+
+
+def test_commands_are_declared_as_their_stages_are() -> None:
+    declared = {name: command.help for name, command in COMMANDS["run a job"].items()}
+    whole = declared.pop("reprocess")
+    assert whole
+    assert list(declared.items()) == [(name, stage.help) for name, stage in STAGES.items()]
+
+
+def test_a_stage_of_another_package_is_a_command(
+    beside: Callable[[str, str, str, str], None],
+    camtrap: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    text = "class Stage:\n    name = 'tally'\n    help = 'count the rows'\n    sections = options = ()\n"
+    lines = "tally = others_stage:Stage\nbroken = others_stage:Nothing"
+    beside("others_stage", text, "camtrap_batch.stages", lines)
+    listed = camtrap("help")
+    assert listed.returncode == 0
+    assert re.search(r"^  tally +count the rows$", listed.stdout, re.MULTILINE)
+    assert re.search(r"^  broken +camtrap_batch.stages: 'broken'", listed.stdout, re.MULTILINE)
+    assert "did you mean 'tally'? possible: broken, " in camtrap("taly").stderr
+    assert "tally: count the rows." in camtrap("tally", "--help").stdout
+    broken = camtrap("broken", "job.yaml")
+    assert broken.returncode == 2
+    assert broken.stderr.startswith("camtrap: camtrap_batch.stages: 'broken' (others_stage:Nothing) can't be")
 
 
 def test_a_job_file_in_the_run_folder_stays_as_it_is(job: Path) -> None:
@@ -402,7 +443,10 @@ def test_a_model_that_is_not_whole_is_not_taken_into_the_run(
 
 
 def test_what_needs_no_cluster_imports_none() -> None:
-    code = "import sys, camtrap_batch.cli, camtrap_batch.stages.catalog; print('distributed' in sys.modules)"
+    code = (
+        "import sys; from camtrap_batch.cli import make_parser; make_parser()\n"
+        "print('distributed' in sys.modules)"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 
@@ -456,6 +500,15 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
     assert "1 row would be written" in told
     assert "how much there is to do can't be said before catalog has run" in told
     assert "`camtrap reprocess JOB`" not in told, "which is what was typed"
+
+
+def test_a_driver_loads_no_torch_to_say_what_it_would_do(job: Path) -> None:
+    code = (
+        "import sys; from camtrap_batch.cli import main\n"
+        f"main(['reprocess', {str(job)!r}, '--dry-run', '--quiet']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 import sys
 import zipfile
 from importlib.abc import MetaPathFinder
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import support_keywords
 import yaml
+from openpyxl import Workbook
 from PIL import Image
 
 from camtrap_batch.cli import main
@@ -182,7 +185,7 @@ def test_a_coco_file_and_results_of_a_detector(
     (stations.parent / "a.json").write_text(json.dumps(cct))
     assert "images: 9 of 9 names were found in" in init(capsys, stations.parent / "a.json")
     assert yaml.safe_load((here / "a.yaml").read_text())["dataset"]["images"] == "../photos"
-    assert len(runs(here / "a.yaml", capsys)) == 9
+    assert [row["location"] for row in runs(here / "a.yaml", capsys)] == sorted(["ST1", "ST2", "ST3"] * 3)
     results = {
         "info": {"format_version": "1.3"},
         "detection_categories": {"1": "animal"},
@@ -552,3 +555,108 @@ def test_a_server_that_does_not_answer(here: Path, name: str, capsys: pytest.Cap
     assert "check the host's name" in told
     assert "hush" not in told
     assert len(told.splitlines()) == 1
+
+
+def _zipped(path: Path, photos: Path, top: str = "", **lists: bytes | str) -> None:
+    """A zip of photos and of files that are named like keywords: `labels_csv` is labels.csv."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for photo_ in sorted(photos.rglob("*.jpg")):
+            archive.write(photo_, top + photo_.relative_to(photos).as_posix().replace("/", top[-1:] or "/"))
+        for name, content in lists.items():
+            archive.writestr(top + name.replace("_", "."), content)
+
+
+def _lists(photos: Path) -> dict[str, bytes | str]:
+    """What may list photos: a table, a workbook, a COCO file, results of a detector."""
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.jpg"))]
+    rows = [("File", "Species"), *((name, name.split("/")[2]) for name in names)]
+    book = Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(sheet := BytesIO())
+    cct = {
+        "images": [{"id": name, "file_name": name} for name in names],
+        "annotations": [{"image_id": name, "category_id": 1} for name in names],
+        "categories": [{"id": 1, "name": "fox"}],
+    }
+    results = {
+        "info": {"format_version": "1.3"},
+        "detection_categories": {"1": "animal"},
+        "images": [{"file": name, "detections": []} for name in names],
+    }
+    return {
+        "labels_csv": "".join(f"{file};{species}\n" for file, species in rows),
+        "labels_xlsx": sheet.getvalue(),
+        "cct_json": json.dumps(cct).encode("utf-16"),
+        "md_json": json.dumps(results),
+    }
+
+
+@pytest.mark.parametrize("top", ["", "card/", "card\\"], ids=["flat", "folder", "powershell"])
+@pytest.mark.parametrize("kind", ["labels_csv", "labels_xlsx", "cct_json", "md_json"])
+def test_a_list_in_the_zip_with_the_images(
+    here: Path, stations: Path, top: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named with the command that uses it, and that command writes a job that reads it from there."""
+    _zipped(here / "sd card.zip", stations, top, **{kind: _lists(stations)[kind]})
+    told = init(capsys, "sd card.zip", "--out", "photos.yaml")
+    line = next(line for line in told.splitlines() if "lies in the zip" in line)
+    command = shlex.split(line.partition("camtrap init ")[2])
+    assert command == [f"zip://{top.replace(chr(92), '/')}{kind.replace('_', '.')}::sd card.zip"]
+    told = init(capsys, *command, "--out", "job.yaml")
+    assert "images: 9 of 9 names were found in" in told
+    content = yaml.safe_load((here / "job.yaml").read_text())
+    assert content["name"] == "sd-card"
+    assert content["dataset"]["images"] == ("zip://card::sd card.zip" if top else "sd card.zip")
+    named = content["detect"]["results"] if kind == "md_json" else content["dataset"]["metadata"]
+    assert named == command[0]
+    found = runs(here / "job.yaml", capsys)
+    assert {row["location"] for row in found} == {"ST1", "ST2", "ST3"}
+    assert any(row["labels"] for row in found) == (kind != "md_json")
+    for stage in ("validate", *(["detect"] if kind == "md_json" else [])):
+        assert main([stage, "job.yaml", "--cluster", "inline"]) == 0
+    assert "0 of 9" not in capsys.readouterr().out
+
+
+def test_a_zip_of_lists_alone_and_beside_the_images(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = _lists(stations)
+    _zipped(stations / "table.zip", here, labels_csv=lists["labels_csv"], readme_txt="No list.")
+    told = init(capsys, stations)
+    assert "labels.csv in table.zip lies beside the images and lists images; to use it: camtrap init" in told
+    init(capsys, stations / "table.zip")
+    dataset = yaml.safe_load((here / "table.yaml").read_text())["dataset"]
+    assert dataset["metadata"] == "zip://labels.csv::../photos/table.zip"
+    assert len(runs(here / "table.yaml", capsys)) == 9
+    _zipped(stations / "two.zip", here, labels_csv=lists["labels_csv"], md_json=lists["md_json"])
+    told = init(capsys, stations / "two.zip", code=2)
+    assert "holds 2 lists of images (camtrap init); choose: camtrap init 'zip://labels.csv::" in told or (
+        "choose: camtrap init zip://labels.csv::../photos/two.zip or camtrap init zip://md.json::" in told
+    )
+    assert "gone.csv::" in (told := init(capsys, f"zip://gone.csv::{stations / 'two.zip'}", code=2))
+    assert "no such file (camtrap init)" in told
+    assert "gone.zip: no such file" in init(capsys, f"zip://a.csv::{stations / 'gone.zip'}", code=2)
+    job = {"name": "x", "output": "runs", "dataset": {"format": "csv", "images": str(stations)}}
+    job["dataset"]["metadata"] = str(stations / "table.zip")  # type: ignore[index]
+    (here / "x.yaml").write_text(yaml.safe_dump(job))
+    assert main(["catalog", "x.yaml"]) == 2
+    assert f"it should be zip://labels.csv::{stations / 'table.zip'}" in capsys.readouterr().err
+
+
+def test_a_folder_in_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _zipped(here / "cards.zip", stations, "card/")
+    init(capsys, "zip://card::cards.zip")
+    assert yaml.safe_load((here / "cards.yaml").read_text())["dataset"]["images"] == "zip://card::cards.zip"
+    assert {row["location"] for row in runs(here / "cards.yaml", capsys)} == {"ST1", "ST2", "ST3"}
+
+
+def test_results_beside_a_zip_with_one_folder(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names in results leave out the folder that the zip has: rows of the catalog have to fit them."""
+    _zipped(here / "cards.zip", stations, "card/")
+    (here / "md.json").write_text(str(_lists(stations)["md_json"]))
+    init(capsys, "md.json", "--out", "job.yaml")
+    assert yaml.safe_load((here / "job.yaml").read_text())["dataset"]["images"] == "zip://card::cards.zip"
+    assert {row["location"] for row in runs(here / "job.yaml", capsys)} == {"ST1", "ST2", "ST3"}

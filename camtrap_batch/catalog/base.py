@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-import fsspec
 import pyarrow as pa
 
 from camtrap_batch.catalog.drawn import Drawn
 from camtrap_batch.catalog.found import Found, Given
 from camtrap_batch.catalog.labels import Taxon
 from camtrap_batch.catalog.table import Catalog
+from camtrap_batch.catalog.zipped import file_info
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Dataset
 from camtrap_batch.registry import Registry
-from camtrap_batch.remote import plain, redacted, version_of
+from camtrap_batch.remote import plain, redacted
 
 Section = TypeVar("Section", bound=Dataset)
 
@@ -144,13 +144,11 @@ def reader_of(dataset: Dataset) -> Reader[Any]:
 def file_fingerprint(path: str) -> dict[str, Any]:
     """Size and time or checksum of a file or URL. Raises InputError if it does not exist or is a folder."""
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        info = filesystem.info(inner)
+        info = file_info(path)
     except FileNotFoundError:
         raise InputError(f"{redacted(path)}: no such file (dataset.metadata)") from None
     except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{redacted(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
-    if info.get("type") == "directory":
+    if info.is_folder:
         raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")
-    # The time comes first, as in earlier versions: another version would have the catalog read again.
-    return {"bytes": info.get("size"), "version": version_of(info, "mtime")}
+    return {"bytes": info.size, "version": info.version}

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.catalog.tabular import NO_VALUE, GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.zipped import name_of, read_file
 from camtrap_batch.dates import (
     NULL_OFFSET,
     Order,
@@ -329,8 +329,8 @@ def read_covariates(path: str) -> pa.Table:
 
 def read_sites(path: str) -> list[Site]:
     """The rows of a camera table. Raises like `read_cameras`."""
-    if path.lower().endswith((".geojson", ".json")):
-        rows = list(_geojson(path, _read(path, _CAMERAS_KEY)))
+    if name_of(path).lower().endswith((".geojson", ".json")):
+        rows = list(_geojson(path, _read(path)))
     else:
         rows = list(_of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL))))
     likely = _likely_roles([cells for *_, cells in rows])
@@ -358,13 +358,11 @@ def read_sites(path: str) -> list[Site]:
     return sites
 
 
-def _read(path: str, key: str) -> str:
+def _read(path: str) -> bytes:
     try:
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
-        return content.decode("utf-8-sig")
+        return read_file(path)
     except Exception as problem:  # clients of object stores raise their own errors
-        raise InputError(cant_read(path, problem, key)) from None
+        raise InputError(cant_read(path, problem, _CAMERAS_KEY)) from None
 
 
 def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
@@ -408,7 +406,7 @@ def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None
     return found.pop() if len(found) == 1 else order
 
 
-def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
+def _geojson(path: str, content: bytes) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
     try:
         features = json.loads(content)["features"]
         for number, feature in enumerate(features):

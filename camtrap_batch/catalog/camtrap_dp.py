@@ -27,6 +27,7 @@ from camtrap_batch.catalog.drawn import Drawn, drawn_in_package
 from camtrap_batch.catalog.found import Found, Given, is_there
 from camtrap_batch.catalog.labels import CATEGORY, Taxon, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
+from camtrap_batch.catalog.zipped import zip_and_name
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
@@ -75,7 +76,7 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
             if not given.has_key("resources"):
                 return None
             images = url.rpartition("/")[0]
-        elif given.is_folder and is_there(f"{url.rstrip('/')}/{DESCRIPTOR}"):
+        elif given.is_folder and not zip_and_name(url) and is_there(f"{url.rstrip('/')}/{DESCRIPTOR}"):
             images = url.rstrip("/")
             url = f"{images}/{DESCRIPTOR}"
         else:

@@ -6,6 +6,7 @@ counted in the catalog's notes, and only what would lose or confuse images is re
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,18 @@ from fsspec.core import url_to_fs
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.drawn import Drawn, drawn_in_cct
-from camtrap_batch.catalog.found import Found, Given, count_videos, find_root, listed_in
+from camtrap_batch.catalog.found import (
+    Found,
+    Given,
+    count_videos,
+    find_root,
+    guess_levels,
+    levels_of,
+    listed_in,
+)
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.catalog.table import (
     Catalog,
@@ -69,7 +79,11 @@ class CctReader(Reader[CctDataset]):
         labelled = "with labels of people" if given.has_key("annotations") else "without labels"
         lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
         dataset = {"format": "cct", "metadata": given.url, "images": root}
-        return Found(dataset, lines, videos=count_videos(names), n_found=n_found)
+        found = Found(dataset, lines, videos=count_videos(names), n_found=n_found, has_labels=True)
+        if not given.has_key("location"):
+            found.levels = levels_of(tidy_name(name, root) for name in names)
+            found.camera, _ = guess_levels(found.levels, len(names))
+        return found
 
     def read(self) -> Catalog:
         dataset = self.dataset
@@ -232,7 +246,7 @@ def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
 def _read(path: str) -> Columns:
     data = read_json(path, "dataset.metadata")
     with parsing(data, path, "COCO Camera Traps"):
-        return read_columns(data, Path(url_to_fs(path)[1]))
+        return read_columns(data, Path(url_to_fs(path)[1]) if isinstance(data, mmap.mmap) else None)
 
 
 def _names(categories: pa.Table, path: str) -> dict[int, str]:

@@ -113,16 +113,15 @@ class Columns:
     categories: pa.Table
 
 
-def read_columns(data: bytes | mmap.mmap, path: Path) -> Columns:
+def read_columns(data: bytes | mmap.mmap, path: Path | None) -> Columns:
     """Parse a COCO Camera Traps file. Raises what msgspec.json.decode does.
 
-    `path` is the file's if it is on this machine, and `data` is then mapped from it.
+    `path` is that of the file that `data` is mapped from, if it is.
     """
-    has_file = isinstance(data, mmap.mmap) and path.is_file()
     if len(data) < 2 * PIECE_BYTES:
         return _whole(data)
     try:
-        if has_file and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
+        if path is not None and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
             return _join(_read_by_two(data, path))
         return _join([_columns(piece) for piece in _pieces(data)])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -36,14 +36,13 @@ from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.places import camera_columns
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
-from camtrap_batch.catalog.tabular import NO, YES, GivenTable, column_name, read_table
+from camtrap_batch.catalog.tabular import ENDINGS, NO, YES, GivenTable, column_name, read_table
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.vocabulary import EMPTY, counted, is_word_for_empty, plural
 
 _KEY = "dataset.metadata"
-_ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.gz")
 _OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty", "observation_type")
 """Columns in which the rows of one image may differ: a width may be that of an animal's box."""
 
@@ -81,7 +80,7 @@ class CsvReader(Reader[CsvDataset]):
 
     @classmethod
     def recognise(cls, given: Given) -> Found | None:
-        return _of_table(given) if given.name.endswith(_ENDINGS) else None
+        return _of_table(given) if given.name.endswith(ENDINGS) else None
 
     def read(self) -> Catalog:
         dataset = self.dataset

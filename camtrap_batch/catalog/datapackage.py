@@ -31,7 +31,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 from pyarrow import csv as arrow_csv
 
-from camtrap_batch.catalog.jsonfile import parsing
+from camtrap_batch.catalog.jsonfile import as_utf8, parsing
 from camtrap_batch.codes import if_else
 from camtrap_batch.dates import Dates, Order, read_dates
 from camtrap_batch.errors import InputError
@@ -458,7 +458,7 @@ def _find_in_zip(url: str, archive: zipfile.ZipFile) -> str:
 
 def _decode(package: DataPackage) -> dict[str, Any]:
     with package.opened(package.where.rpartition("/")[2], None, _KEY) as file:
-        data = file.read().removeprefix(codecs.BOM_UTF8)
+        data = as_utf8(file.read())
     with parsing(data, package.where):
         content = msgspec.json.decode(data)
     if not isinstance(content, dict):

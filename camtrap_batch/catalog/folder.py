@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import fsspec
 import msgspec
 import numpy as np
 
 from camtrap_batch.catalog.base import Reader
-from camtrap_batch.catalog.csv_columns import COLUMNS, LIKELY
 from camtrap_batch.catalog.found import (
     KEY,
     MEDIA,
@@ -28,10 +24,10 @@ from camtrap_batch.catalog.found import (
     levels_of,
     listed_in,
 )
+from camtrap_batch.catalog.lists import lists_beside
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
-from camtrap_batch.catalog.tabular import column_name
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
@@ -67,7 +63,9 @@ class FolderReader(Reader[FolderDataset]):
         if given.is_json and given.has_results:
             return _of_results(given)
         if given.is_zip and any(ending_of(name) in MEDIA for name in given.names):
-            return _of_names(given.url, given.names)
+            found = _of_names(given.url, given.names)
+            found.lines += lists_beside(given)
+            return found
         return _of_folder(given) if given.is_folder else None
 
     @property
@@ -159,7 +157,6 @@ def without_run_folders(names: Sequence[str], notes: Counter[str]) -> Sequence[s
 def _of_folder(given: Given) -> Found:
     notes: Counter[str] = Counter()
     names = without_run_folders(given.names, notes)
-    lists = [name for name in names if "/" not in name and ending_of(name) in (".json", ".csv", ".xlsx")]
     inside = _only_folder(names) if _is_here(given) else None
     root = given.url
     if inside is not None:
@@ -169,11 +166,7 @@ def _of_folder(given: Given) -> Found:
     if inside is not None:
         found.lines.insert(1, f"all images here are in {inside}, which is taken as the image root")
     found.lines += [counted(n, text) for text, n in notes.items()]
-    base = os.path.relpath(given.url) if given.is_local else redacted(given.url).rstrip("/")
-    for name in lists[:_SHOWN]:
-        if (kind := _kind(f"{given.url}/{name}")) is not None:
-            listed = name if base == "." else f"{base}/{name}"
-            found.lines.append(f"{name} lies beside the images{kind}: camtrap init {listed}")
+    found.lines += lists_beside(given)
     return found
 
 
@@ -186,27 +179,6 @@ def _only_folder(names: Sequence[str]) -> str | None:
     """The folder that all images and videos are in, at the first level, if it is one."""
     tops = {name.partition("/")[0] if "/" in name else "" for name in names if ending_of(name) in MEDIA}
     return tops.pop() or None if len(tops) == 1 else None
-
-
-def _kind(path: str) -> str | None:
-    """What kind of list of images it may be, judging by its beginning; None if it is not one."""
-    unknown = "; if it lists them"
-    if ending_of(path) not in (".json", ".csv"):
-        return unknown
-    try:
-        with fsspec.open(path, "rb") as file:
-            start: bytes = file.read(_HEADER_BYTES)
-    except Exception:  # clients of object stores raise their own errors; nothing depends on this
-        return unknown
-    if ending_of(path) == ".csv":
-        header = re.split(
-            r"[,;\t|]", start.decode("utf-8-sig", "replace").partition("\n")[0].replace('"', "")
-        )
-        names = {*COLUMNS["file_name"], *LIKELY["file_name"]}
-        return " and lists images; to use it" if names & set(map(column_name, header)) else None
-    if any(key in start for key in (b'"detection_categories"', b'"detections"', b'"predictions"')):
-        return " and has results of a detector; to use them"
-    return " and lists images; to use it" if b'"file_name"' in start else None
 
 
 def _of_names(target: str, names: Sequence[str]) -> Found:

@@ -21,6 +21,7 @@ import numpy as np
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.tabular import GivenTable
+from camtrap_batch.catalog.zipped import name_of, zip_and_name
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.sources.base import path_key
@@ -57,13 +58,14 @@ class Given:
 
     Attributes
     ----------
-    url : absolute path, or URL
+    url : absolute path, or URL; `zip://name::URL` for a file in a zip
     name : its path in lower case, to look at the ending
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.name = (urlsplit(url).path if "://" in url else url).lower().rstrip("/")
+        name = name_of(url)
+        self.name = (urlsplit(name).path if "://" in name else name).lower().rstrip("/")
 
     @property
     def is_local(self) -> bool:
@@ -225,14 +227,18 @@ def find_root(target: str, names: Sequence[str]) -> tuple[str, str, int | None]:
     """The folder that listed names are relative to, judged by a sample of them; a line about it; and how many
     of the sample were found there, None if they were not looked for."""
     sample = sample_of(names)
-    base = target.rpartition("/")[0] or "."
+    file, inside = zip_and_name(target) or (target, None)
+    base = file.rpartition("/")[0] or "."
     if all(name.startswith("/") or "://" in name for name in sample):
         common = os.path.commonpath([name.partition("://")[2] or name for name in sample])
         scheme = sample[0].partition("://")[0] + "://" if "://" in sample[0] else ""
         if "." in common.rpartition("/")[2]:
             common = common.rpartition("/")[0]
         return f"{scheme}{common}", "file names are absolute; their common folder is the image root", None
-    candidates = [base, f"{base}/images", f"{base}/photos", f"{base}/data"]
+    folder_in_zip = (inside or "").rpartition("/")[0]
+    candidates = [f"zip://{folder_in_zip}::{file}"] if folder_in_zip else []
+    candidates += [file] if inside is not None else []
+    candidates += [base, f"{base}/images", f"{base}/photos", f"{base}/data"]
     if "://" not in base:
         folder = Path(base)
         candidates += sorted(str(entry) for entry in folder.iterdir() if entry.is_dir())[:50]
@@ -247,7 +253,17 @@ def find_root(target: str, names: Sequence[str]) -> tuple[str, str, int | None]:
             break
     if not most and "://" not in base and all("/" not in tidy_name(name) for name in sample):
         best, most = _with_bare_names(base, sample) or (best, 0)
+    best = _with_top(best, tidy_name(sample[0])) if most else best
     return best, say_found(best, most, len(sample)), most
+
+
+def _with_top(root: str, name: str) -> str:
+    """A zip as an image root, with the folder that all its files are in if `name` leaves it out."""
+    if not root.lower().endswith(".zip") or zip_and_name(root) is not None:
+        return root
+    names = list(ImageRoot(root).walk())
+    tops = {inside.partition("/")[0] for inside in names}
+    return root if name in names or len(tops) > 1 else f"zip://{tops.pop()}::{root}"
 
 
 def _with_bare_names(base: str, names: Sequence[str]) -> tuple[str, int] | None:

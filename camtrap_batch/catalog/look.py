@@ -7,12 +7,16 @@ and a guess.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from camtrap_batch.catalog.base import READERS
+from camtrap_batch.catalog.datapackage import DESCRIPTOR
 from camtrap_batch.catalog.found import KEY, Found, Given, count_there, find_root, sample_of, say_found
+from camtrap_batch.catalog.lists import only_list
+from camtrap_batch.catalog.zipped import zip_and_name
 from camtrap_batch.errors import InputError
+from camtrap_batch.job.base import absolute
 from camtrap_batch.remote import redacted
 
 
@@ -24,14 +28,16 @@ def look(target: str) -> Found:
     InputError
         There is nothing, or nothing that a job could read; the message says what would be possible.
     """
-    if "://" not in target:
-        target = os.path.abspath(Path(target).expanduser())  # noqa: PTH100 - keeps the user's symbolic links
-        if not os.path.lexists(target):
-            raise InputError(f"{target}: no such file or folder ({KEY})")
-    given = Given(target)
+    target = absolute(target, Path.cwd())
+    file, inside = zip_and_name(target) or (target, "")
+    if "://" not in file and not os.path.lexists(file):
+        raise InputError(f"{file}: no such file or folder ({KEY})")
+    given = only_list(Given(file if inside.rpartition("/")[2] == DESCRIPTOR else target))
     # The last of ours takes any folder, so those of other packages are asked first.
     for _, reader in sorted(READERS.loadable(), key=lambda entry: READERS.is_ours(entry[0])):
-        if (found := reader.recognise(given)) is not None:
+        # A reader that does not derive from ours may be older than this.
+        recognise: Callable[[Given], Found | None] | None = getattr(reader, "recognise", None)
+        if recognise is not None and (found := recognise(given)) is not None:
             return found
     if given.is_zip:
         raise InputError(f"{redacted(target)}: holds neither images nor metadata ({KEY})")

@@ -21,8 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
+from camtrap_batch.catalog.zipped import read_file
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import cant_read, redacted
@@ -36,6 +35,8 @@ NO = frozenset({"0", "false", "f", "no", "n", "nein", "non", "não", "nee", "nej
 
 NO_VALUE = "words such as NA mean that there is no value"
 """What to add where a cell counts as empty."""
+
+ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.gz")
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LOOKED_AT = 50  # number of records examined to find the delimiter
@@ -220,11 +221,9 @@ def column_name(text: str) -> str:
 
 def _read(path: str, key: str) -> bytes:
     try:
-        with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
-            data: bytes = file.read()
+        return read_file(path)
     except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(cant_read(path, problem, key)) from None
-    return data
 
 
 def _delimited(text: str, expected: Iterable[str]) -> tuple[str, str, int]:
@@ -351,9 +350,9 @@ def _sheet(
             is_merged = any(b"<mergeCell " in content for content in contents)
             has_formulas = any(b"<f>" in content or b"<f " in content for content in contents)
         if not is_workbook:
-            raise InputError(
-                f"{redacted(path)}: is a zip file, not a table ({key}); it should be a .csv or .xlsx table"
-            )
+            inside = next((name for name in names if name.lower().endswith(ENDINGS)), None)
+            right = f"zip://{inside}::{redacted(path)}" if inside else "a .csv or .xlsx table"
+            raise InputError(f"{redacted(path)}: is a zip file, not a table ({key}); it should be {right}")
         # openpyxl reports merged cells only for a workbook that is read whole.
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=not is_merged, data_only=True)
         sheets = [(sheet.title, list(_cells(sheet))) for sheet in book.worksheets]

@@ -8,83 +8,130 @@ another driver is at work): try again; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import shutil
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import entry_points
 from types import FrameType
+from typing import NamedTuple
 
 from camtrap_batch import __version__
-from camtrap_batch.cli import (
-    check,
-    corrections,
-    diff,
-    export,
-    init,
-    layer,
-    model,
-    overview,
-    review,
-    serve_layer,
-    stages,
-    submit,
-)
-from camtrap_batch.cli.options import Commands, Parser
+from camtrap_batch.cli.parser import Commands, Parser
 from camtrap_batch.errors import CamtrapError, UserError, choices, exit_code_of, explain
-from camtrap_batch.monitor.display import JsonLines
 from camtrap_batch.notices import LOGGER
 
-_COMMANDS = (
-    init,
-    stages,
-    overview,
-    check,
-    review,
-    corrections,
-    export,
-    diff,
-    model,
-    layer,
-    submit,
-    serve_layer,
-)
-"""Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
 
-_GROUPS = {
-    "begin": ("init", "demo"),
-    "run a job": (
-        "reprocess", "catalog", "validate", "detect", "select", "train", "infer", "merge", "publish",
-        "report",
-    ),
-    "see what came of it": ("status", "table", "check", "diff"),
-    "check and correct labels": ("review", "corrections"),
-    "give results and models away": ("export", "layer", "model"),
-    "clusters, upkeep, rehearsal": ("submit", "gc", "serve-layer"),
-}  # fmt: skip
-"""Commands by purpose; a command in no group is listed under the last."""
+class Command(NamedTuple):
+    """A command of the command line.
+
+    Attributes
+    ----------
+    where : `module:function` of this package; the function adds its arguments to its parser
+    help : what it does, in one line
+    """
+
+    where: str
+    help: str
+
+    def add(self, parser: Parser, arguments: Sequence[str]) -> None:
+        """Import it and add its arguments to its parser."""
+        module, _, function = self.where.partition(":")
+        getattr(importlib.import_module(f"{__name__}.{module}"), function)(parser)
+
+
+COMMANDS = {
+    "begin": {
+        "init": Command("init:add", "look at a folder, a file or a URL and write a job file for it"),
+        "demo": Command(
+            "stages:add_demo", "a synthetic data set, the whole job, the report: needs nothing else"
+        ),
+    },
+    "run a job": {
+        "reprocess": Command(
+            "stages:add_reprocess", "every stage in order; each does only what is not done yet"
+        ),
+        "catalog": Command("stages:add_stage", "read what describes the data set, one row per image"),
+        "validate": Command(
+            "stages:add_stage",
+            "open every image once: status, size, hashes, EXIF, thumbnail; then what looks wrong",
+        ),
+        "detect": Command(
+            "stages:add_stage", "find animals in every usable image, or take what others found"
+        ),
+        "select": Command("stages:add_stage", "choose the images to train on, and say why not the others"),
+        "train": Command("stages:add_stage", "train a classifier on the selected images"),
+        "infer": Command("stages:add_stage", "classify every usable image, fanned out over locations"),
+        "merge": Command("stages:add_stage", "combine frames into sequences, events and locations"),
+        "publish": Command("stages:add_stage", "push cameras, events and photos to the feature layer"),
+        "report": Command(
+            "stages:add_stage", "write the report: a page, and the files beside it that it opens"
+        ),
+    },
+    "see what came of it": {
+        "status": Command("overview:add_status", "what is done, running, failed; speeds; time left"),
+        "table": Command("table:add", "one table as one .parquet or .csv file"),
+        "check": Command("check:add", "read everything a run folder holds, and name what is damaged"),
+        "diff": Command("diff:add", "what a new model, threshold or event rule changed"),
+    },
+    "check and correct labels": {
+        "review": Command(
+            "review:add",
+            "a page on loopback: check events or images, most useful first; --out FILE: the list alone",
+        ),
+        "corrections": Command(
+            "corrections:add",
+            "read labels that people gave elsewhere: Timelapse, Label Studio, Camtrap DP, ..., CSV",
+        ),
+    },
+    "give results and models away": {
+        "export": Command(
+            "export:add",
+            "the result for other programs: data packages, detection histories, spreadsheets, ...",
+        ),
+        "layer": Command("layer:add", "create layers on a portal and a map of them, attach photos"),
+        "model": Command(
+            "model:add", "import a published model; export a run's model, publish it to a portal"
+        ),
+    },
+    "clusters, upkeep, rehearsal": {
+        "submit": Command(
+            "submit:add", "hand `reprocess` to SLURM or Kubernetes, so that no laptop has to stay on"
+        ),
+        "gc": Command("overview:add_gc", "delete files that no snapshot refers to"),
+        "serve-layer": Command(
+            "serve_layer:add",
+            "a feature server like ArcGIS's on this machine, to rehearse a push; Ctrl-C ends it",
+        ),
+    },
+}
+"""The commands of this package by purpose. Only the module of the one that is used is imported."""
+
+_OF_OTHERS = "clusters, upkeep, rehearsal"  # what stages of other packages are listed with
 _NO_LOG = logging.NullHandler()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = make_parser()
-    if not given or given == ["help"]:
-        parser.print_help()
-        return 0
-    if given[0] == "help":
-        given = [*given[1:], "--help"]
     try:
+        parser = _make_parser(_listed(given))
+        if not given or given == ["help"]:
+            parser.print_help()
+            return 0
+        if given[0] == "help":
+            given = [*given[1:], "--help"]
         _check_words(parser, given)
+        options = parser.parse_args(given)
     except UserError as problem:
         print(f"camtrap: {problem}", file=sys.stderr)
         raise SystemExit(problem.exit_code) from None  # as the parser itself does
-    options = parser.parse_args(given)
     stop = threading.Event()
     # What libraries log becomes a status or one of our errors; without a handler it would also be printed.
     logging.getLogger().addHandler(_NO_LOG)
@@ -106,6 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> _MainParser:
+    """The parser of every command, with all that they accept."""
+    parser = _make_parser(_listed([]))
+    for command in parser.commands.choices.values():
+        command.complete()
+    return parser
+
+
+def _make_parser(listed: Mapping[str, Mapping[str, Command]]) -> _MainParser:
+    """The parser of these commands, each of which is imported when it is used."""
     parser = _MainParser(
         prog="camtrap",
         description="From camera-trap images to species per camera on a feature layer, on a Dask cluster.",
@@ -113,25 +169,42 @@ def make_parser() -> _MainParser:
         "2 the command or a file is wrong; 3 a problem that may pass by itself: try again; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"camtrap-batch {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for module in _COMMANDS:
-        module.add(commands)
-    parser.commands = commands
+    parser.listed = listed
+    parser.commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    for commands in listed.values():
+        for name, command in commands.items():
+            below = parser.commands.add_parser(name)
+            below.set_defaults(command=name)
+            below.late = command.add
     return parser
+
+
+def _listed(given: Sequence[str]) -> dict[str, dict[str, Command]]:
+    """The commands by purpose; with stages of other packages, unless `given` begins with one of ours."""
+    listed = {purpose: dict(commands) for purpose, commands in COMMANDS.items()}
+    is_ours = any(given[:1] == [name] for commands in COMMANDS.values() for name in commands)
+    if not is_ours and entry_points(group="camtrap_batch.stages"):
+        from camtrap_batch.pipeline import STAGES  # a second of imports that few installations need
+
+        for name in (name for name in STAGES if not STAGES.is_ours(name)):
+            try:
+                text = STAGES[name].help
+            except UserError as problem:  # the other commands can still be used
+                text = str(problem)
+            listed[_OF_OTHERS][name] = Command("stages:add_stage", text)
+    return listed
 
 
 class _MainParser(Parser):
     """The parser of `camtrap`, whose help lists the commands by purpose."""
 
     commands: Commands
+    listed: Mapping[str, Mapping[str, Command]]
 
     def format_help(self) -> str:
-        about = {action.dest: action.help or "" for action in self.commands._get_subactions()}
-        grouped = {title: [name for name in names if name in about] for title, names in _GROUPS.items()}
-        listed = {name for names in grouped.values() for name in names}
-        last = list(grouped.values())[-1]
-        last.extend(name for name in about if name not in listed)
-        width = max(map(len, about))
+        width = max(len(name) for commands in self.listed.values() for name in commands)
         columns = shutil.get_terminal_size().columns
         fitted = partial(textwrap.fill, width=columns, subsequent_indent=" " * (width + 4))
         lines = [
@@ -139,9 +212,9 @@ class _MainParser(Parser):
             "",
             textwrap.fill(str(self.description), columns),
         ]
-        for title, names in grouped.items():
-            if names:
-                lines += ["", f"{title}:", *(fitted(f"  {name:{width}}  {about[name]}") for name in names)]
+        for purpose, commands in self.listed.items():
+            told = (fitted(f"  {name:{width}}  {command.help}") for name, command in commands.items())
+            lines += ["", f"{purpose}:", *told]
         return "\n".join([*lines, "", textwrap.fill(str(self.epilog), columns), ""])
 
 
@@ -163,6 +236,8 @@ def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:
     """Print a message of the command itself, on one line of standard error."""
     text = " ".join(text.split("\n"))
     if getattr(options, "log_json", False):
+        from camtrap_batch.monitor.display import JsonLines  # 0.3 s, of libraries that draw tables
+
         JsonLines(sys.stderr, getattr(options, "job_name", None)).event(event, text=text)
     else:
         print(f"camtrap: {text}", file=sys.stderr, flush=True)

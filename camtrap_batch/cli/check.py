@@ -6,7 +6,8 @@ import argparse
 import hashlib
 import threading
 
-from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.cli.options import job_argument
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import InputError, TargetUnreachable, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.check import Fault
@@ -16,15 +17,12 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import plural
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "check",
-        help="read everything a run folder holds, and name what is damaged",
-        description="Read everything a run folder holds, compare tables with the hashes in their receipts, "
-        "and name each fault with its file.",
-        epilog="exit codes: 0 all is well, or was repaired; 1 something is wrong; 3 a driver is at work",
+def add(parser: Parser) -> None:
+    parser.description = (
+        "Read everything a run folder holds, compare tables with the hashes in their receipts, and name each "
+        "fault with its file."
     )
+    parser.epilog = "exit codes: 0 all is well, or was repaired; 1 something is wrong; 3 a driver is at work"
     job_argument(parser)
     parser.add_argument(
         "--repair",

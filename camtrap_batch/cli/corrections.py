@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
+from camtrap_batch.cli.options import job_argument, load_job, user_name
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import plural
 
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "corrections",
-        help="read labels that people gave elsewhere: Timelapse, Label Studio, Camtrap DP, ..., CSV",
-    )
+def add(parser: Parser) -> None:
     job_argument(parser)
     parser.add_argument(
         "files",

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import job_argument, load_job, whole_number
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.store.outpath import check_file, replacing
 from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
@@ -17,9 +18,7 @@ from camtrap_batch.store.run import Run
 _ENDINGS = (".csv", ".html")
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = commands.add_parser("diff", help="what a new model, threshold or event rule changed")
+def add(parser: Parser) -> None:
     job_argument(parser)
     parser.add_argument(
         "--from",

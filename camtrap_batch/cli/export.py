@@ -6,27 +6,16 @@ import argparse
 import threading
 from collections.abc import Sequence
 
-from camtrap_batch.cli.options import (
-    Commands,
-    Parser,
-    add_option,
-    job_argument,
-    load_job,
-    whole_number,
-)
+from camtrap_batch.cli.options import add_option, job_argument, load_job, whole_number
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import UserError
 from camtrap_batch.exports import EXPORTS, ExportInput, Images, write_export
 from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "export",
-        help="the result for other programs: data packages, detection histories, spreadsheets, ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: Parser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     job_argument(parser)
     parser.add_argument("--to", required=True, metavar="FORMAT", help="what to write, see below")
     parser.add_argument("--out", required=True, metavar="PATH", help="where to write it")

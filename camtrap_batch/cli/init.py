@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from camtrap_batch.catalog.found import Found
 from camtrap_batch.catalog.look import find_media, look
-from camtrap_batch.cli.options import Commands
+from camtrap_batch.catalog.zipped import zip_and_name
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.remote import plain
 from camtrap_batch.vocabulary import VIDEO_ENDINGS, counted, ending_of, is_word_for_empty, plural
@@ -30,14 +31,11 @@ _ORDERS = ("dmy", "mdy", "ymd")
 _FEW = 3  # cameras; fewer can't be divided by camera
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "init",
-        help="look at a folder, a file or a URL and write a job file for it",
-        description="init: look at what is there, say what was found, and write a commented job file that "
-        "runs as it is, and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and "
-        "otherwise takes the most likely one.",
+def add(parser: Parser) -> None:
+    parser.description = (
+        "init: look at what is there, say what was found, and write a commented job file that runs as it is, "
+        "and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and otherwise takes "
+        "the most likely one."
     )
     parser.add_argument(
         "target",
@@ -186,6 +184,7 @@ def _read(name: str, path: Path, found: Found) -> tuple[Reader[Any], Catalog]:
 
 
 def _name_of(target: str) -> str:
+    target = (zip_and_name(target) or (target,))[0]
     path = target.rstrip("/") if "://" in target else os.path.realpath(target)
     last = path.split("?")[0].rsplit("/", 1)[-1]
     # .../services/NAME/FeatureServer/0 is a layer's address.
@@ -359,6 +358,8 @@ def _job_text(
 
 def _relative(path: str, base: Path) -> str:
     """A path relative to the job file's folder, if it is below or beside that; otherwise unchanged."""
+    if (inside := zip_and_name(path)) is not None:
+        return f"zip://{inside[1]}::{_relative(inside[0], base)}"
     if "://" in path:
         return path
     near = os.path.relpath(path, base)

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.cli.options import job_argument, load_job
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import Interrupted, StageError, UserError
 from camtrap_batch.job.publish import KEY
 from camtrap_batch.store.run import Run
@@ -18,10 +19,8 @@ from camtrap_batch.yamlfile import write_yaml
 _SHOWN = 5
 
 
-def add(commands: Commands) -> None:
-    """Add the commands."""
-    layer = commands.add_parser("layer", help="create layers on a portal and a map of them, attach photos")
-    actions = layer.add_subparsers(title="actions", metavar="ACTION", required=True)
+def add(parser: Parser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser(
         "create", help="create the layers for which the job gives no URL, add to the others what they lack"
     )

@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
+from camtrap_batch.cli.options import add_option, job_argument, load_job
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import MissingExtra, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model import EXTRA_MODULES
@@ -25,12 +26,8 @@ from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of, plural
 _PICTURES, _FEWEST_PICTURES = 24, 2
 
 
-def add(commands: Commands) -> None:
-    """Add the commands."""
-    group = commands.add_parser(
-        "model", help="import a published model; export a run's model, publish it to a portal"
-    )
-    actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def add(parser: Parser) -> None:
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     published = actions.add_parser(
         "import", help="write a published model as a folder that a job can use, and compare the two"

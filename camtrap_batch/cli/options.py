@@ -9,52 +9,18 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any
 
 from camtrap_batch.cluster import load_cluster
 from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
-from camtrap_batch.monitor.display import JsonLines, make_display
+from camtrap_batch.monitor.display import make_display
 from camtrap_batch.options import Option
 from camtrap_batch.pipeline import Context
 from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import ask_again
 from camtrap_batch.yamlfile import reference
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that may add options once it sees what it is given.
-
-    Attributes
-    ----------
-    late : called once with the parser and its arguments, before they are parsed
-    describe : makes the epilog, once help is asked for
-    """
-
-    late: Callable[[Parser, Sequence[str]], None] | None = None
-    describe: Callable[[], str] | None = None
-
-    def format_help(self) -> str:
-        if self.describe is not None:
-            self.epilog, self.formatter_class = self.describe(), argparse.RawDescriptionHelpFormatter
-        return super().format_help()
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.late is not None:
-            late, self.late = self.late, None
-            late(self, sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        if "--log-json" in sys.argv:
-            JsonLines(sys.stderr, None).event("error", text=message)
-            self.exit(2)
-        super().error(message)
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-"""The type that `add_subparsers` returns."""
 
 
 def job_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""camtrap status, table and gc: what is in a run folder."""
+"""camtrap status and gc: what is in a run folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
-from camtrap_batch.errors import InputError, choices
-from camtrap_batch.exports.detection_history import COUNTED, counted_of
+from camtrap_batch.cli.options import job_argument, load_job, whole_number
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import last_pushes, read_status
@@ -21,64 +20,37 @@ from camtrap_batch.pipeline import STAGES, plans
 from camtrap_batch.store.identity import check_identity, require_run_folder
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
-from camtrap_batch.store.merged import MergeResult, list_merged
-from camtrap_batch.store.outpath import check_file
-from camtrap_batch.store.outputs import Outputs
+from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import SCHEMAS
-from camtrap_batch.survey.derived import DERIVED, derive, with_choice
-from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
 
 
-def add(commands: Commands) -> None:
-    """Add the commands."""
-    status = commands.add_parser("status", help="what is done, running, failed; speeds; time left")
-    job_argument(status)
-    status.add_argument("--json", action="store_true", help="everything as JSON, for programs")
-    status.set_defaults(call=_status)
+def add_status(parser: Parser) -> None:
+    job_argument(parser)
+    parser.add_argument("--json", action="store_true", help="everything as JSON, for programs")
+    parser.set_defaults(call=_status)
 
-    table = commands.add_parser("table", help="one table as one .parquet or .csv file")
-    job_argument(table)
-    table.add_argument(
-        "name",
-        metavar="NAME",
-        help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
-    )
-    table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
-    table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = table.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
-    for option in COUNTED:
-        add_option(group, option)
-    table.add_argument(
-        "--days",
-        type=whole_number,
-        default=7,
-        metavar="N",
-        help="days in an occasion, for occupancy (default: 7)",
-    )
-    table.set_defaults(call=_table)
 
-    gc = commands.add_parser("gc", help="delete files that no snapshot refers to")
-    job_argument(gc)
-    gc.add_argument("--dry-run", action="store_true", help="say what would be deleted")
-    gc.add_argument(
+def add_gc(parser: Parser) -> None:
+    job_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be deleted")
+    parser.add_argument(
         "--keep",
         type=whole_number,
         default=0,
         metavar="N",
         help="snapshots to keep of each table (default: all)",
     )
-    gc.add_argument(
+    parser.add_argument(
         "--min-age",
         type=float,
         default=1.0,
         metavar="HOURS",
         help="keep files younger than this that no snapshot ever referred to (default: 1)",
     )
-    gc.set_defaults(call=_gc)
+    parser.set_defaults(call=_gc)
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
@@ -188,37 +160,6 @@ def _details(stage: StageStatus) -> Iterator[str]:
         )
     for shard, reason in stage.failed.items():
         yield f"shard {shard} failed: {reason}"
-
-
-def _table(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.store.outfile import WRITERS, write_out
-
-    job = load_job(options)
-    path = check_file(options.out, job, WRITERS)
-    run = Run(job)
-    chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
-    if options.name in ESTIMATES:
-        merged = MergeResult.find(run, options.snapshot)
-        table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
-        table = with_choice(table, merged, counted_of(chosen), days=options.days)
-        found = table
-    elif options.name in DERIVED:
-        table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
-        found = table
-    elif options.name not in SCHEMAS:
-        raise InputError(
-            f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
-        )
-    else:
-        found = run.table(options.name, options.snapshot)
-    outputs = Outputs(run.folder)
-    outputs.keep(path)
-    rows = write_out(found, path)
-    outputs.record(path)
-    print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
-    if "jpeg" in found.schema.names and job.report.people != "show":
-        print("the pictures in it are the run folder's own, in which people are not blurred")
-    return 0
 
 
 def _gc(options: argparse.Namespace, stop: threading.Event) -> int:

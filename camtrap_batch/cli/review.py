@@ -8,7 +8,8 @@ import datetime as dt
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name, whole_number
+from camtrap_batch.cli.options import job_argument, load_job, user_name, whole_number
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -22,16 +23,11 @@ _POLL_S = 0.2
 _STATES = ("open", "done", "uncertain", "disagree", "disputed")
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
+def add(parser: Parser) -> None:
     from camtrap_batch.review.order import HELP, ORDERS
 
-    parser = commands.add_parser(
-        "review",
-        help="a page on loopback: check events or images, most useful first; --out FILE: the list alone",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="orders:\n" + "\n".join(f"  {name:11} {text}" for name, text in HELP.items()),
-    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "orders:\n" + "\n".join(f"  {name:11} {text}" for name, text in HELP.items())
     job_argument(parser)
     parser.add_argument(
         "--order", choices=ORDERS, default="useful", help="what to look at first (default: useful)"

@@ -6,21 +6,17 @@ import argparse
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, whole_number
+from camtrap_batch.cli.options import whole_number
+from camtrap_batch.cli.parser import Parser
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    serve = commands.add_parser(
-        "serve-layer",
-        help="a feature server like ArcGIS's on this machine, to rehearse a push; Ctrl-C ends it",
-    )
-    serve.add_argument("folder", metavar="DIR", help="where its layers are kept; created if missing")
-    serve.add_argument("--port", type=whole_number, default=0, metavar="N", help="default: a free one")
-    serve.add_argument(
+def add(parser: Parser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="where its layers are kept; created if missing")
+    parser.add_argument("--port", type=whole_number, default=0, metavar="N", help="default: a free one")
+    parser.add_argument(
         "--faults", metavar="FILE", help="JSON list of what is to go wrong, see docs/rehearsal.md"
     )
-    serve.set_defaults(call=_serve)
+    parser.set_defaults(call=_serve)
 
 
 def _serve(options: argparse.Namespace, stop: threading.Event) -> int:

@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 
 from camtrap_batch.cli.options import (
-    Commands,
     add_option,
     cluster_option,
     describe_keys,
@@ -24,6 +23,7 @@ from camtrap_batch.cli.options import (
     open_context,
     output_options,
 )
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.errors import CamtrapError, MissingExtra, exit_code_of, explain
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
@@ -45,41 +45,38 @@ from camtrap_batch.store.shards import now
 from camtrap_batch.vocabulary import plural
 
 
-def add(commands: Commands) -> None:
-    """Add the commands."""
-    demo = commands.add_parser(
-        "demo", help="a synthetic data set, the whole job, the report: needs nothing else"
-    )
-    demo.add_argument(
+def add_demo(parser: Parser) -> None:
+    parser.add_argument(
         "folder", nargs="?", default="demo", metavar="DIR", help="where to put it (default: demo)"
     )
-    cluster_option(demo)
-    output_options(demo)
-    demo.set_defaults(call=_demo)
+    cluster_option(parser)
+    output_options(parser)
+    parser.set_defaults(call=_demo)
 
-    for name, stage in STAGES.items():
-        command = commands.add_parser(name, help=stage.help, description=f"{name}: {stage.help}.")
-        command.describe = partial(describe_keys, stage.sections)
-        job_options(command)
-        for option in stage.options:
-            add_option(command, option, as_typed=True)
-        command.set_defaults(call=_stage, stage=name)
 
-    whole = commands.add_parser(
-        "reprocess",
-        help="every stage in order; each does only what is not done yet",
-    )
-    whole.describe = describe_keys
-    job_options(whole)
+def add_stage(parser: Parser) -> None:
+    name = parser.get_default("command")
+    stage = STAGES[name]
+    parser.description = f"{name}: {stage.help}."
+    parser.describe = partial(describe_keys, stage.sections)
+    job_options(parser)
+    for option in stage.options:
+        add_option(parser, option, as_typed=True)
+    parser.set_defaults(call=_stage)
+
+
+def add_reprocess(parser: Parser) -> None:
+    parser.describe = describe_keys
+    job_options(parser)
     for option in reprocess_options():
-        add_option(whole, option, as_typed=True)
-    whole.set_defaults(call=_reprocess)
+        add_option(parser, option, as_typed=True)
+    parser.set_defaults(call=_reprocess)
 
 
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
-    given, job = _given(options, STAGES[options.stage].options), load_job(options)
+    given, job = _given(options, STAGES[options.command].options), load_job(options)
     with _end_told(options, job) as results, open_context(options, stop, job, given) as context:
-        results.append(run_one(context, options.stage))
+        results.append(run_one(context, options.command))
         _print_result(results[-1], context.display, dry_run=context.dry_run)
     return 0
 
@@ -127,7 +124,7 @@ def _end_told(options: argparse.Namespace, job: Job) -> Iterator[list[StageResul
         if job.notify is not None and not options.dry_run:
             record = {
                 "job": job.name,
-                "command": getattr(options, "stage", "reprocess"),
+                "command": options.command,
                 "run_folder": redacted(job.run_url),
                 "ended": now(),
                 "exit_code": exit_code_of(ended) if ended is not None else 0,

@@ -9,7 +9,8 @@ import socket
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
+from camtrap_batch.cli.options import add_option, job_argument, load_job
+from camtrap_batch.cli.parser import Parser
 from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
 from camtrap_batch.cluster.kubernetes import apply, check_paths, job_manifests, object_name
 from camtrap_batch.cluster.settings import is_loopback
@@ -20,21 +21,17 @@ from camtrap_batch.pipeline import parse_options, reprocess_options
 from camtrap_batch.yamlfile import write_yaml
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    submit = commands.add_parser(
-        "submit", help="hand `reprocess` to SLURM or Kubernetes, so that no laptop has to stay on"
-    )
-    job_argument(submit)
-    submit.add_argument(
+def add(parser: Parser) -> None:
+    job_argument(parser)
+    parser.add_argument(
         "--cluster", required=True, metavar="FILE", help="cluster file of kind slurm or kubernetes"
     )
     for option in reprocess_options():
-        add_option(submit, option, as_typed=True)
-    submit.add_argument(
+        add_option(parser, option, as_typed=True)
+    parser.add_argument(
         "--dry-run", action="store_true", help="print the sbatch script or the manifests, submit nothing"
     )
-    submit.set_defaults(call=_submit)
+    parser.set_defaults(call=_submit)
 
 
 def _submit(options: argparse.Namespace, stop: threading.Event) -> int:

@@ -324,7 +324,8 @@ def _cameras(before: pa.Table, after: pa.Table) -> list[CameraChange]:
 def _accuracy(
     both: pd.DataFrame, before: Side, after: Side, truth: pa.Table | None
 ) -> tuple[list[Accuracy], list[Accuracy], int]:
-    if truth is None or not truth.num_rows or both.empty:
+    known = {label.casefold() for side in (before, after) for label in side.classes}
+    if truth is None or not truth.num_rows or both.empty or not known:
         return [], [], 0
     at = pc.index_in(pa.array(both["image_id"], pa.string()), truth["image_id"].combine_chunks())
     judged = both.loc[at.is_valid().to_numpy(zero_copy_only=False), ["before", "after"]].reset_index(
@@ -332,7 +333,6 @@ def _accuracy(
     )
     annotated = truth.take(at.drop_null())
     judged["truth"] = annotated["label"].to_pandas()
-    known = {label.casefold() for side in (before, after) for label in side.classes}
     is_known = judged["truth"].str.casefold().isin(known)
     for name, side in (("before", before), ("after", after)):
         judged[f"outcome_{name}"] = _outcomes(judged, name, side)

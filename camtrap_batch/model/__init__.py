@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from camtrap_batch.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from camtrap_batch.model.architectures import check_architecture, check_published, known_architectures
+    from camtrap_batch.model.architectures import check_published, known_architectures
     from camtrap_batch.model.config import TrainConfig
     from camtrap_batch.model.dlpk import describe, write_package
     from camtrap_batch.model.imports import import_model, import_onnx_folder
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, join, train
+    from camtrap_batch.model.names import check_architecture
     from camtrap_batch.model.package import load_model, save_model
     from camtrap_batch.model.predictor import Predictor, load_predictor
     from camtrap_batch.model.samples import Samples
@@ -58,7 +59,7 @@ _MODULES = {
     "import_onnx_folder": "imports",
     "write_package": "dlpk",
     "describe": "dlpk",
-    "check_architecture": "architectures",
+    "check_architecture": "names",
     "check_published": "architectures",
     "known_architectures": "architectures",
 }

@@ -19,14 +19,13 @@ import torchvision.models
 import torchvision.transforms
 from torch import nn
 
-from camtrap_batch.errors import InputError, JobError, choices
+from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.images.framing import Framing, Interpolation, Resize
+from camtrap_batch.model.names import check_architecture
 
 _PATIENCE_S = 10.0
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_USUAL = ("convnext_tiny", "efficientnet_v2_s", "resnet18", "resnet34", "resnet50")
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     # Without auxiliary heads the answer is a single tensor; the input is normalised as for the others.
@@ -61,27 +60,6 @@ def known_architectures() -> tuple[str, ...]:
 
     names = torchvision.models.list_models(module=torchvision.models)
     return tuple(sorted({*names, *timm.list_models()}))
-
-
-def check_architecture(arch: str) -> None:
-    """Refuse a name that neither torchvision nor timm knows, without building anything.
-
-    Raises
-    ------
-    JobError
-        The name is unknown; the message has the nearest known one. Names that would fetch a model's code or
-        description from elsewhere (`hf-hub:...`) count as unknown.
-    """
-    if _in_torchvision(arch):
-        return
-    import timm
-
-    if arch not in known_architectures() and arch not in timm.list_pretrained():
-        near = difflib.get_close_matches(arch, known_architectures(), n=6)
-        raise JobError(
-            f"train.arch: {arch!r} is not one of the {len(known_architectures())} architectures that"
-            f" torchvision and timm know; {choices(arch, [*near, *_USUAL])}, ..."
-        )
 
 
 def create_model(

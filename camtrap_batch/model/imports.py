@@ -15,7 +15,6 @@ from camtrap_batch.errors import InputError, JobError, choices
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.model.architectures import (
     Evaluation,
-    check_architecture,
     create_model,
     evaluation,
     head_parameters,
@@ -31,6 +30,7 @@ from camtrap_batch.model.info import (
     parse_info,
     read_card,
 )
+from camtrap_batch.model.names import check_architecture
 from camtrap_batch.model.onnx import look, side_of
 from camtrap_batch.model.package import save_model, save_onnx
 from camtrap_batch.runtime import needs_code, read_onnx

@@ -158,7 +158,7 @@ def read_card(folder: str | Path, name: str = CARD) -> dict[str, Any]:
     path = Path(folder) / name
     beside = WEIGHTS if name == CARD else "an ONNX file"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a model folder holds {name} and {beside}") from None
     except (OSError, ValueError) as problem:

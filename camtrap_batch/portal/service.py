@@ -22,6 +22,11 @@ _NOT_SIGNED_IN = (401, 403, 498, 499)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _TOO_LARGE = 413
 _CHUNK = 2**18
+
+MOST_REFUSALS = 40
+"""Consecutive refused requests after which what they hold is not to blame: one bad row of a batch is found
+in about ten."""
+
 _TRIES, _LONGEST_S = 6, 120.0
 _RENEWED_IN_S = 10.0
 _LONGEST_REST_S = 60.0

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from camtrap_batch.catalog.csv_columns import COLUMNS, LIKELY
+from camtrap_batch.catalog.jsonfile import as_utf8
 from camtrap_batch.catalog.tabular import YES, GivenTable, number, read_table
 from camtrap_batch.dates import NULL_OFFSET, Order, check_orders, parse_date, parse_dates
 from camtrap_batch.errors import InputError
@@ -314,14 +315,14 @@ def _read_camtrap_dp(path: Path, _: Order | None) -> Iterator[Given]:
 def _is_label_studio(path: Path) -> bool:
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.read(1024).lstrip().startswith("[")
+    with path.open("rb") as file:
+        return as_utf8(file.read(1024)).lstrip().startswith(b"[")
 
 
 def _read_label_studio(path: Path, _: Order | None) -> Iterator[Given]:
     """Tasks with annotations, as Label Studio exports them (JSON), or one annotation each (JSON-MIN)."""
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
+        tasks = json.loads(path.read_bytes())
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as JSON: {problem}") from None
     for which, task in enumerate(tasks, 1):

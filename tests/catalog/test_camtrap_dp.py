@@ -27,7 +27,8 @@ from support_runs import run_on_driver
 
 import camtrap_batch
 from camtrap_batch.catalog import Catalog, read_dataset_cameras, reader_of
-from camtrap_batch.catalog.camtrap_dp import CamtrapDpDataset
+from camtrap_batch.catalog.camtrap_dp import CamtrapDpDataset, CamtrapDpReader
+from camtrap_batch.catalog.found import Given
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Dataset
 from camtrap_batch.store.schemas import CATALOG
@@ -492,6 +493,15 @@ def pack(package: Path, to: Path, folder: str = "") -> Path:
             archive.write(path, folder + path.name)
         archive.writestr(f"__MACOSX/{folder}datapackage.json", b"\0")
     return to
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_descriptor_that_windows_wrote(package: Path, encoding: str) -> None:
+    expected = read(package)
+    path = package / "datapackage.json"
+    path.write_bytes(path.read_bytes().decode().encode(encoding))
+    assert read(package) == expected
+    assert CamtrapDpReader.recognise(Given(str(path))) is not None
 
 
 def test_a_file_a_folder_a_zip(package: Path, tmp_path: Path) -> None:

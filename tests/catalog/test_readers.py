@@ -331,6 +331,15 @@ class ListReader(Reader[ListDataset]):
         names = Path(self.dataset.list).read_text().split()
         corners = np.array([[0.25, 0.5, 0.25, 0.25]])
         return Drawn(names[:1], corners, [("person",)], False, {}, frozenset(names[1:]), [None])
+
+
+class EarlierDataset(Dataset):
+    format: Literal["earlier"]
+
+
+class EarlierReader:
+    section = EarlierDataset
+    help = "of a class of its own, which `camtrap init` did not ask yet"
 """
 
 
@@ -388,7 +397,9 @@ def test_init_finds_the_reader_of_another_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`camtrap init` asks it before ours, which would take the file for a table."""
-    entries = "list = camtrap_list:ListReader\nbroken = camtrap_nowhere:Reader"
+    names = {"list": "camtrap_list:ListReader", "broken": "camtrap_nowhere:Reader"}
+    names["earlier"] = "camtrap_list:EarlierReader"
+    entries = "\n".join(f"{name} = {where}" for name, where in names.items())
     beside("camtrap_list", _MODULE, "camtrap_batch.readers", entries)
     monkeypatch.chdir(tmp_path)
     photos_in(tmp_path)

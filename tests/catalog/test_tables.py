@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,14 @@ def test_mistakes_in_a_camera_table(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_cameras(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_geojson_that_windows_wrote(tmp_path: Path, encoding: str) -> None:
+    feature = {"properties": {"location": "Süd"}, "geometry": {"type": "Point", "coordinates": [13, 52]}}
+    path = tmp_path / "cameras.geojson"
+    path.write_bytes(json.dumps({"features": [feature]}, ensure_ascii=False).encode(encoding))
+    assert read_cameras(str(path))["location"].to_pylist() == ["Süd"]
 
 
 def test_geojson_without_end(tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ def test_accuracy_against_the_annotations() -> None:
     unsure = truth(("1", "lion", None), ("2", "lion", None))
     assert len(compare(before, after, unsure).accuracy) == 1
     assert compare(before, after).accuracy == []
+    no_model = compare(before, side("a", *images), known)
+    assert (no_model.accuracy, no_model.n_unknown) == ([], 0), "both sides are labels of people"
 
 
 IMAGES = st.lists(

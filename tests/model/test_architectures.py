@@ -13,13 +13,13 @@ import torchvision.models
 
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.model.architectures import (
-    check_architecture,
     check_published,
     create_model,
     evaluation,
     head_parameters,
     known_architectures,
 )
+from camtrap_batch.model.names import USUAL, check_architecture
 
 SMALL = "shufflenet_v2_x0_5"
 
@@ -28,6 +28,7 @@ def test_known_are_torchvisions_and_timms_classifiers() -> None:
     known = known_architectures()
     assert {"resnet34", "convnext_tiny", "resnet10t", "vit_tiny_patch16_224"} <= set(known)
     assert "fasterrcnn_resnet50_fpn" not in known
+    assert set(USUAL) <= set(known)
     check_architecture("resnet34")
     check_architecture("resnet34.a1_in1k")
 

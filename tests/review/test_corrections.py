@@ -279,7 +279,7 @@ def test_label_studios_short_form(run: Run, tmp_path: Path) -> None:
         },
     ]  # fmt: skip
     file = tmp_path / "export.json"
-    file.write_text(json.dumps(tasks))
+    file.write_text(json.dumps(tasks), encoding="utf-16")
     read(run, tmp_path, file)
     assert stands(run) == {"i2": ["lion", "lion", "oryx"], "i5": ["lion"]}
     assert ("i5", 3, "3") in table(run, "image_id", "count", "who")

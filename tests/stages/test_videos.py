@@ -11,7 +11,8 @@ import shutil
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from support_onnx import spot_detector
 from support_runs import InlineJob, predict
 from support_video import make_video, shade
 
-from camtrap_batch.errors import InputError, MissingExtra
+from camtrap_batch.errors import ImagesGone, InputError, MissingExtra
 from camtrap_batch.images import ImageRoot, video_frames
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
@@ -208,25 +209,79 @@ def test_a_video_has_the_offset_of_the_photo_that_dates_it(tmp_path: Path) -> No
     assert [row["start"] for row in events] == [before, before, after, after]
 
 
-def test_a_photo_that_can_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EIO, "Input/output error"), (errno.ENOENT, "No such file or directory")]
+)
+def test_a_photo_that_can_not_be_read_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
     """A failing disk does not leave the video without a date."""
     lay(tmp_path, {"a/1.JPG": photo(), "a/1.MP4": make_video(seconds=2)})
-    read = ImageRoot.read
 
-    def fail(self: ImageRoot, file_name: str, *arguments: Any, **options: Any) -> bytes:
-        if file_name == "a/1.JPG":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(self, file_name, *arguments, **options)
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
 
     job = Made(tmp_path)
-    with monkeypatch.context() as failing:
-        failing.setattr(ImageRoot, "read", fail)
+    with before_the_photo(monkeypatch, fail):
         job.do("catalog")
     (row,) = job.rows("videos")
-    assert (row["status"], row["detail"]) == ("unreadable", "a/1.JPG, which may date it: Input/output error")
+    assert (row["status"], row["detail"]) == ("unreadable", f"a/1.JPG, which may date it: {said}")
     job.do("catalog")
     (row,) = job.rows("videos")
     assert (row["status"], row["datetime"], row["date_of"]) == ("ok", PHOTO, "neighbour")
+
+
+@pytest.mark.parametrize("number", [None, errno.EACCES], ids=["nothing there", "no right to look"])
+def test_a_disk_that_goes_away_between_a_video_and_the_photo_that_dates_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    lay(tmp_path, {"a/1.JPG": photo(), "a/1.MP4": make_video(seconds=2)})
+
+    def unmount() -> None:
+        images.rename(elsewhere)
+        images.mkdir()
+        if number is not None:
+            raise OSError(number, os.strerror(number))
+
+    job = Made(tmp_path)
+    with before_the_photo(monkeypatch, unmount), pytest.raises(ImagesGone, match="is the disk mounted"):
+        job.do("catalog")
+    images.rmdir()
+    elsewhere.rename(images)
+    job.do("catalog")
+    (row,) = job.rows("videos")
+    assert (row["status"], row["datetime"], row["date_of"]) == ("ok", PHOTO, "neighbour")
+
+
+def test_a_photo_that_comes_later_dates_its_video(tmp_path: Path) -> None:
+    """Metadata may name files that are still to be copied; a photo's date may be set right."""
+    lay(tmp_path, {"a/1.MP4": make_video(seconds=2)})
+    (tmp_path / "metadata.csv").write_text("file,camera\na/1.JPG,a\na/1.MP4,a\n")
+    columns = {"file_name": "file", "location": "camera"}
+    metadata = {"format": "csv", "metadata": "metadata.csv", "images": "images", "columns": columns}
+    job = Made(tmp_path, dataset={**metadata, "video": {"every_s": 2, "most_frames": 4}})
+    for taken in (None, PHOTO, PHOTO + dt.timedelta(hours=1)):
+        if taken is not None:
+            lay(tmp_path, {"a/1.JPG": photo(taken=taken)})
+        job.do("catalog")
+        (row,) = job.rows("videos")
+        assert (row["status"], row["datetime"]) == ("ok", taken)
+
+
+@contextmanager
+def before_the_photo(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], None]) -> Iterator[None]:
+    """In the block, something happens as soon as the photo that dates a video is to be read."""
+    read = ImageRoot.read
+
+    def surprised(self: ImageRoot, file_name: str, *arguments: Any, **options: Any) -> bytes:
+        if file_name == "a/1.JPG":
+            happen()
+        return read(self, file_name, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageRoot, "read", surprised)
+        yield
 
 
 def test_a_photo_that_metadata_give_an_offset(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ from camtrap_batch.vocabulary import RETRIED, plural
 ENTRY = "entry"
 """Column for workers: where in an archive a file is. It is not part of the work."""
 
+IN_DOUBT = "is_in_doubt"
+"""Key of an answer: a file beside the row's own could not be opened, perhaps since the disk is gone."""
+
 _TRIES = {**TRIES, "unreadable": ALWAYS, "missing": ALWAYS}
 _LOST = ("missing", "unreadable")
 
@@ -75,7 +78,7 @@ class AskShard:
 
     @abstractmethod
     def ask(self, rows: pa.Table) -> Iterable[dict[str, Any]]:
-        """For each row, in order, the table's columns that the row lacks: `status` and others."""
+        """For each row, in order, the table's columns that the row lacks: `status` and others; `IN_DOUBT`."""
 
     def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
@@ -185,7 +188,8 @@ def ask_files(
 
 
 def _gone(rows: pa.Table, answers: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Files that the driver has just listed but that could not be opened."""
+    """Files that the driver has just listed, but that, or beside which one, could not be opened."""
     for row, answer in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), answers, strict=True):
-        if answer["status"] in _LOST and row["listed_bytes"] >= 0:
+        is_lost = answer["status"] in _LOST and row["listed_bytes"] >= 0
+        if is_lost or answer.get(IN_DOUBT):
             yield row["file_name"]

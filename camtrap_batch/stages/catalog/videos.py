@@ -30,13 +30,14 @@ from camtrap_batch.job.dataset import Video
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Part, TableSpec
 from camtrap_batch.remote import plain
-from camtrap_batch.stages.catalog.asking import ENTRY, AskShard, ask_files
+from camtrap_batch.stages.catalog.asking import ENTRY, IN_DOUBT, AskShard, ask_files
 from camtrap_batch.store.schemas import CATALOG
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of, plural
 
 PART = Part("videos", 1, (TableSpec("videos", "each video that is read for its frames (dataset.video)"),))
 
-_ASKED = ["image_id", "file_name", "beside"]
+_BESIDE_MODIFIED = "beside_modified"
+_ASKED = ["image_id", "file_name", "beside", _BESIDE_MODIFIED]
 _HEADER_BYTES = 65_536
 
 
@@ -132,6 +133,14 @@ class ProbeShard(AskShard):
     def settings(self) -> list[Any]:
         return [self.every_s, self.most_frames]
 
+    def with_others(self, rows: pa.Table) -> pa.Table:
+        """The version of the photo beside each video; null if there is none."""
+        names = rows["beside"].to_pylist()
+        asked = [row for row, name in enumerate(names) if name is not None]
+        modified = np.full(len(names), None, object)
+        modified[asked] = self.root.listing([names[row] for row in asked]).modified
+        return rows.append_column(_BESIDE_MODIFIED, pa.array(modified, pa.string()))
+
     def ask(self, rows: pa.Table) -> Iterator[dict[str, Any]]:
         found = probe_videos(
             self.root,
@@ -146,13 +155,18 @@ class ProbeShard(AskShard):
     def _record(self, asked: dict[str, Any], answer: VideoInfo | Verdict) -> dict[str, Any]:
         if isinstance(answer, Verdict):
             return {"status": answer.status, "detail": answer.detail, "frames": 0}
+        is_in_doubt = False
+        taken, source, offset = None, None, None
         try:
             taken, source, offset = self._taken(asked, answer)
+        except PermissionError:
+            is_in_doubt = True
         except OSError as problem:  # without its date the video would be done for good
             detail = f"{asked['beside']}, which may date it: {plain(problem)}"
             return {"status": "unreadable", "detail": detail, "frames": 0}
         return {
             "status": "ok",
+            IN_DOUBT: is_in_doubt,
             "duration_s": answer.duration_s,
             "rate": answer.rate,
             "width": answer.width,
@@ -169,17 +183,14 @@ class ProbeShard(AskShard):
     ) -> tuple[dt.datetime | None, str | None, int | None]:
         """When a video was taken, where that comes from, and its clock's minutes east of UTC.
 
-        Raises OSError if there is a photo that might say so, but that can't be read.
+        Raises OSError if there is a photo that may say so, but that can't be read.
         """
         if info.taken is not None:
             return info.taken, "video", info.utc_offset_minutes
         if (named := date_in_name(asked["file_name"])) is not None:
             return named, "file_name", None
-        if asked["beside"] is not None:
-            try:
-                photo = read_jpeg_exif(self.root.read(asked["beside"], most=_HEADER_BYTES))
-            except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
-                return None, None, None
+        if asked[_BESIDE_MODIFIED] is not None:
+            photo = read_jpeg_exif(self.root.read(asked["beside"], most=_HEADER_BYTES))
             if photo.taken is not None:
                 return photo.taken, "neighbour", photo.utc_offset_minutes
         return None, None, None

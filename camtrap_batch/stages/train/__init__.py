@@ -22,6 +22,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import CARD, WEIGHTS
 from camtrap_batch.model.library import fetch_model, keep_model, model_folder, open_model
+from camtrap_batch.model.names import check_architecture
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
@@ -73,11 +74,9 @@ class TrainStage(Stage):
         return job.infer.model == "latest"
 
     def check(self, context: Context) -> None:
-        if find_spec("torch") is None or find_spec("fastai") is None:
+        if any(find_spec(name) is None for name in ("torch", "torchvision", "timm", "fastai")):
             raise MissingExtra("train", "training and classifying")
         if context.run.current("model") is None:
-            from camtrap_batch.model import check_architecture
-
             check_architecture(context.job.train.arch)
             check_weights(context.job.train.weights)
 
@@ -120,9 +119,7 @@ class TrainStage(Stage):
         trained = run.current("model")
         is_new = trained is None or trained.plan_id != plan.id
         if is_new:
-            from camtrap_batch.model import check_architecture
-
-            check_architecture(job.train.arch)  # loads torch
+            check_architecture(job.train.arch)
         if is_new and base is not None and not context.dry_run:
             keep_model(run, *_model_for(job, run, base))
         result = _do(context, plan, work, "GPU", listen=is_new)

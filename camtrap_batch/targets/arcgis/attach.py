@@ -29,7 +29,14 @@ from camtrap_batch.portal.reading import (
     read_features,
     read_ids,
 )
-from camtrap_batch.portal.service import Service, ServiceRefused, Unknown, change_definition, with_retries
+from camtrap_batch.portal.service import (
+    MOST_REFUSALS,
+    Service,
+    ServiceRefused,
+    Unknown,
+    change_definition,
+    with_retries,
+)
 from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, ending_of
 
@@ -121,6 +128,11 @@ class Attacher:
         self._layer = look_at(service, url)
         self._one_feature = one_feature
         self._stop = stop or threading.Event()
+        self._pause = _PAUSE_S
+        self._in_vain, self._refusal = (
+            0,
+            "",
+        )  # photos not attached one after the other; why the last was refused
         about = self._layer.about
         fields = {entry["name"].lower(): entry["name"] for entry in about.get("fields") or []}
         if location_field is not None and location_field.lower() not in fields:
@@ -152,7 +164,8 @@ class Attacher:
         InputError
             A camera has no feature; nothing was changed.
         StageError
-            Nothing more can be sent, for example after a token has expired; the next call continues.
+            Nothing more can be sent, for example after a token has expired, or all is refused; the next call
+            continues.
         """
         self._features_of(cameras)
         if not self._layer.about.get("hasAttachments"):
@@ -162,7 +175,8 @@ class Attacher:
         done, before = Attached(), None
         for _ in range(_TRIES):
             features = self._features_of(cameras)
-            there = self._attached(features)
+            attached = self._read(sorted({number for own in features.values() for number in own}))
+            there = _attached(features, attached)
             todo = {
                 camera: [
                     photo
@@ -178,10 +192,10 @@ class Attacher:
             done.there = sum(map(len, cameras.values())) - before
             done.attached = before - left - len(done.failed)
             if not left or self._stop.is_set():
-                if done.attached:
-                    self._drop_copies(cameras)
+                self._drop_copies(features, attached)
                 return done
             self._round(todo, features, {camera: free for camera, (_, free) in there.items()}, done)
+            self._pause *= 2
         for camera, photos in todo.items():
             for photo in photos:
                 done.failed.setdefault(f"{camera}/{photo.name}", f"is not there after {_TRIES} attempts")
@@ -204,14 +218,23 @@ class Attacher:
                 parents += added
             pairs += [(camera, parent, photo) for parent, photo in zip(parents, photos, strict=False)]
 
+        self._in_vain = 0
+
         def put(pair: tuple[str, int, Photo]) -> str | None:
             camera, parent, photo = pair
-            return None if self._stop.is_set() else self._put(parent, photo, f"{_MARK}{camera}")
+            if self._stop.is_set() or self._in_vain >= MOST_REFUSALS:
+                return None
+            return self._put(parent, photo, f"{_MARK}{camera}")
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for (camera, _, photo), reason in zip(pairs, pool.map(put, pairs), strict=True):
                 if reason is not None:
                     done.failed[f"{camera}/{photo.name}"] = reason
+        if self._in_vain >= MOST_REFUSALS and self._refusal:
+            raise StageError(
+                f"{self._layer.url}: refused {self._in_vain} photos one after the other, the rest is not "
+                f"sent: {self._refusal}"
+            )
 
     def _put(self, parent: int, photo: Photo, keywords: str) -> str | None:
         """Attach a photo to a feature that does not have it; returns why that was refused, or None.
@@ -230,15 +253,23 @@ class Attacher:
                 answer = self._service.send(
                     address, {"keywords": keywords}, {"attachment": (photo.name, content, kind)}
                 )
-        except Unknown:
-            self._stop.wait(_PAUSE_S)
+        except Unknown as problem:
+            self._in_vain, self._refusal = self._in_vain + 1, ""
+            self._stop.wait(max(self._pause, problem.retry_after_s or 0.0))
             return None
         except ServiceRefused as problem:
-            return str(problem)
+            return self._refused(str(problem))
         result = answer.get("addAttachmentResult") or {}
+        if result.get("success"):
+            self._in_vain = 0
+            return None
         error = result.get("error") or {}
         said = error.get("description") or error.get("message") or "no reason given"
-        return None if result.get("success") else f"{said} ({error.get('code')})"
+        return self._refused(f"{said} ({error.get('code')})")
+
+    def _refused(self, reason: str) -> str:
+        self._in_vain, self._refusal = self._in_vain + 1, reason
+        return reason
 
     def prune(self, named: re.Pattern[str], wanted: Collection[str]) -> int:
         """Remove what was attached here with such names, except the wanted ones; returns how many.
@@ -275,14 +306,14 @@ class Attacher:
                 f"{next(filter(None, said), 'no reason given')}"
             )
 
-    def _drop_copies(self, cameras: Iterable[str]) -> None:
-        """Of photos that another run attached at the same time, keep the older one of each.
+    def _drop_copies(self, features: Mapping[str, Sequence[int]], attached: Sequence[Attachment]) -> None:
+        """Of photos that were attached twice, keep the older one of each.
 
-        Whoever comes last sees them all. A copied feature that has no photo left is also deleted.
+        Another run may have attached them at the same time, or a server late, when nobody waited for its
+        answer any more. Whoever comes last sees them all. A copied feature that has no photo left is also
+        deleted.
         """
-        features = self._features_of(cameras)
         emptied: dict[int, int] = {}
-        attached = self._read(sorted({number for own in features.values() for number in own}))
         for camera, own in features.items():
             numbers = set(own)
             seen: set[tuple[str, int]] = set()
@@ -370,30 +401,6 @@ class Attacher:
             found[camera] = own
         return found
 
-    def _attached(
-        self, features: Mapping[str, Sequence[int]]
-    ) -> dict[str, tuple[set[tuple[str, int]], list[int]]]:
-        """For each camera, name and size of its photos, and its features without any."""
-        everything = sorted({number for own in features.values() for number in own})
-        of: dict[int, list[Attachment]] = defaultdict(list)
-        for one in self._read(everything):
-            of[one.parent].append(one)
-        given: set[int] = set()
-        result: dict[str, tuple[set[tuple[str, int]], list[int]]] = {}
-        for camera, own in features.items():
-            # Cameras at one point share its features: keywords say whose photo it is.
-            theirs = {
-                (one.name, one.size)
-                for number in own
-                for one in of[number]
-                if not one.keywords.startswith(_MARK) or one.keywords == f"{_MARK}{camera}"
-            }
-            mains = {others[0] for name, others in features.items() if name != camera}
-            free = [number for number in own if not of[number] and number not in given | mains]
-            given |= set(free)
-            result[camera] = theirs, free
-        return result
-
     def _copy(self, number: int, copies: int) -> list[int]:
         """Copy a feature, without its attachments; returns the object ids of the copies known to exist."""
         answer = self._service.read(
@@ -427,6 +434,30 @@ class Attacher:
                 said = (refused[0].get("error") or {}).get("description") or "no reason given"
                 raise InputError(f"{self._layer.url}: feature {number} can't be copied: {said}")
         return added
+
+
+def _attached(
+    features: Mapping[str, Sequence[int]], attached: Iterable[Attachment]
+) -> dict[str, tuple[set[tuple[str, int]], list[int]]]:
+    """For each camera, name and size of its photos, and its features without any."""
+    of: dict[int, list[Attachment]] = defaultdict(list)
+    for one in attached:
+        of[one.parent].append(one)
+    given: set[int] = set()
+    result: dict[str, tuple[set[tuple[str, int]], list[int]]] = {}
+    for camera, own in features.items():
+        # Cameras at one point share its features: keywords say whose photo it is.
+        theirs = {
+            (one.name, one.size)
+            for number in own
+            for one in of[number]
+            if not one.keywords.startswith(_MARK) or one.keywords == f"{_MARK}{camera}"
+        }
+        mains = {others[0] for name, others in features.items() if name != camera}
+        free = [number for number in own if not of[number] and number not in given | mains]
+        given |= set(free)
+        result[camera] = theirs, free
+    return result
 
 
 def _unique_field(layer: LayerInfo) -> str | None:

@@ -109,7 +109,10 @@ class RemoteLayer:
         try:
             change_definition(self._service, self.url, "addToDefinition", {"fields": self.lacking})
         except InputError as problem:
-            raise InputError(f"{_lacks(self.url, self.lacking)} ({problem})") from None
+            there = {field["name"].lower() for field in self._service.describe(self.url).get("fields") or []}
+            # Another push may have added them at the same time.
+            if left := [field for field in self.lacking if field["name"].lower() not in there]:
+                raise InputError(f"{_lacks(self.url, left)} ({problem})") from None
         self.lacking = []
 
     def sent(self, rows: LayerRows) -> Sent:
@@ -237,7 +240,7 @@ class Sent:
         """The job's rows on the layer, as base.STORED; `row_hash` is that of our row if they are equal."""
         layer = self._layer
         location = layer._field(LOCATION)
-        keys = [row[layer.key] for row in stored]
+        keys = self._known_by([row[layer.key] for row in stored])
         indices = [self.index.get(key) for key in keys]
         known = [number for number, index in enumerate(indices) if index is not None]
         different = self.differences(
@@ -259,6 +262,13 @@ class Sent:
             },
             schema=STORED,
         )
+
+    def _known_by(self, stored: Sequence[str]) -> list[str]:
+        """Keys on the layer, those that now have another case as ours: to many layers they are the same."""
+        taken = set(stored)
+        ours = {key.lower(): key for key in self.keys if key not in taken}
+        # Of several that differ in case alone, the first.
+        return [key if key in self.index else ours.pop(key.lower(), key) for key in stored]
 
     def _fit(self, field: Field, column: pa.ChunkedArray, offsets: pa.ChunkedArray | None) -> pa.Array:
         values = _plain(column)

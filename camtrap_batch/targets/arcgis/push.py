@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.portal.reading import AT_ONCE
-from camtrap_batch.portal.service import Service, ServiceRefused, Unknown
+from camtrap_batch.portal.service import MOST_REFUSALS, Service, ServiceRefused, Unknown
 from camtrap_batch.targets.arcgis import append
 from camtrap_batch.targets.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.targets.base import EDITS, OK, LayerRows, Wanted
@@ -34,9 +34,6 @@ BATCH = 250
 _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _ROUNDS = 3
-_MOST_REFUSALS = 40
-"""Consecutive refused requests after which the rows can't be to blame: one bad row is found in about ten."""
-
 _MOST_FAILED_JOBS = 3  # in a row; then the rest is sent in batches
 
 
@@ -161,7 +158,7 @@ class LayerPush:
         self._compare(stored)
 
     def _require_shown(self, first: _Edit | None) -> None:
-        """Add one row, and look for it; if the layer hides it, delete it and raise StageError.
+        """Add one row, and look for it; if the layer hides it, `_take_back`.
 
         An append job is harmless there: it requires a unique index.
         """
@@ -170,11 +167,22 @@ class LayerPush:
         self._batch([first])
         if first.result != OK or first.object_id is None or self.remote.read_keys([first.key]):
             return
-        self._service.send(f"{self.remote.url}/applyEdits", {"deletes": str(first.object_id)})
-        first.result = None
+        self._take_back([first])
+
+    def _take_back(self, hidden: Sequence[_Edit]) -> None:
+        """Delete rows that were added, but that the layer does not show: each push would add them again.
+
+        Raises StageError.
+        """
+        for some in _parts(hidden, BATCH):
+            self.remote.apply([], [], [int(edit.object_id or 0) for edit in some])
+            for edit in some:
+                edit.result = None
+        rows, are = ("a row", "is") if len(hidden) == 1 else (f"{len(hidden):,} rows", "are")
         raise StageError(
-            f"{self.remote.url}: does not show a row that it has just taken ({first.key!r}), which is "
-            "deleted again: is it a view, or limited to some rows? push to the layer that holds them all"
+            f"{self.remote.url}: does not show {rows} that it has just taken ({hidden[0].key!r}), which "
+            f"{are} deleted again: is it a view, or limited to some rows? push to the layer that holds them "
+            "all"
         )
 
     def table(self) -> pa.Table:
@@ -253,7 +261,7 @@ class LayerPush:
             failures = [failure for future in done if (failure := future.exception())]
         if failures:
             raise failures[0]
-        if self._refusals >= _MOST_REFUSALS:
+        if self._refusals >= MOST_REFUSALS:
             left = sum(edit.result is None for edit in self._edits)
             raise StageError(
                 f"{self.remote.url}: refused {self._refusals} requests one after the other, {left:,} rows "
@@ -271,7 +279,7 @@ class LayerPush:
                 if self._stop.wait(max(pause, rest)):
                     return
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-            if self._refusals >= _MOST_REFUSALS:
+            if self._refusals >= MOST_REFUSALS:
                 return
             try:
                 reason = self._try(left)
@@ -366,12 +374,16 @@ class LayerPush:
                 edit.kind, edit.object_id = "add", None
 
     def _compare(self, stored: Sequence[dict[str, Any]]) -> None:
-        """Edits that the server reported as done but that are not on the layer count as not done."""
+        """Edits that the server reported as done but that are not on the layer count as not done.
+
+        Raises StageError if it does not show rows that it has just taken.
+        """
         held = {row[self.remote.key]: row for row in stored}
         done = [edit for edit in self._edits if edit.result == OK]
         sent = [edit for edit in done if edit.kind != "delete" and edit.key in held]
         found = self._sent.differences(list(map(_row, sent)), [held[edit.key] for edit in sent])
         differs = {id(sent[number]): names for number, names in found.items()}
+        absent = []
         for edit in done:
             row = held.get(edit.key)
             if edit.kind == "delete":
@@ -379,12 +391,19 @@ class LayerPush:
                     edit.record("was reported as deleted, but is still on the layer")
             elif row is None:
                 edit.record(f"was reported as done ({edit.kind}), but is not on the layer")
+                if edit.kind == "add" and edit.object_id is not None:
+                    absent.append(edit)
             elif different := differs.get(id(edit)):
                 edit.record(
                     f"was reported as done ({edit.kind}), but differs on the layer: {', '.join(different)}"
                 )
             else:
                 edit.object_id = int(row[self.remote.object_id])
+        there = {
+            int(row[self.remote.object_id]) for row in self.remote.read_keys([one.key for one in absent])
+        }
+        if hidden := [edit for edit in absent if edit.object_id not in there]:
+            self._take_back(hidden)
 
 
 def _parts(edits: Sequence[_Edit], size: int) -> list[Sequence[_Edit]]:

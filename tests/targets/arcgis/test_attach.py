@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -259,6 +260,51 @@ def test_photos_attached_twice_at_the_same_time_are_there_once(
             future.result()
     Attacher(Service(gis), url, one_feature=one_feature).attach(photos_in(folder))
     require_all(server, name, folder, features=5 if one_feature else 31)
+
+
+@pytest.mark.parametrize("one_feature", [True, False], ids=["own feature", "copies"])
+def test_a_photo_that_a_server_attaches_late_is_taken_away_by_the_next_run(
+    server: LayerServer, gis: Any, layer: tuple[str, str], folder: Path, one_feature: bool
+) -> None:
+    """Nobody waits for its answer any more, and it is attached again; or its run was killed."""
+    name, url = layer
+    service = Service(gis)
+    Attacher(service, url, one_feature=one_feature).attach(photos_in(folder))
+    main = next(one for one in server.attachments(0, name) if one["name"] == "IMG_0.JPG")
+    late = ("IMG_0.JPG", bytes(main["content"]), "image/jpeg")
+    about = {"keywords": f"camtrap:{main['parent']}"}
+    service.send(f"{url}/{main['parent']}/addAttachment", about, {"attachment": late})
+    assert len(server.attachments(0, name)) == 32
+    Attacher(service, url, one_feature=one_feature).attach(photos_in(folder))
+    require_all(server, name, folder, features=5 if one_feature else 31)
+
+
+@pytest.mark.parametrize("kind", ["error", "rows"])
+def test_a_layer_that_refuses_every_photo_is_not_asked_for_each(
+    server: LayerServer, gis: Any, layer: tuple[str, str], folder: Path, kind: str
+) -> None:
+    name, url = layer
+    for number in range(100):
+        (folder / "2" / f"MORE_{number}.JPG").write_bytes(b"\xff\xd8" * 50)
+    server.faults.add(kind, "addAttachment", code=400, message="quota is used up", times=None)
+    server.reset_requests()
+    with pytest.raises(StageError, match=r"refused 4\d photos one after the other.*quota is used up"):
+        Attacher(Service(gis), url, one_feature=True).attach(photos_in(folder))
+    assert server.requests()["addAttachment"] < 60
+    server.faults.clear()
+    Attacher(Service(gis), url, one_feature=True).attach(photos_in(folder))
+    require_all(server, name, folder, features=5)
+
+
+def test_retry_after_is_heeded_when_photos_are_attached(
+    server: LayerServer, gis: Any, layer: tuple[str, str], folder: Path
+) -> None:
+    name, url = layer
+    server.faults.add("http", "addAttachment", status=503, retry_after=3)
+    began = time.monotonic()
+    assert Attacher(Service(gis), url, one_feature=True).attach(photos_in(folder)).failed == {}
+    assert time.monotonic() - began >= 3
+    require_all(server, name, folder, features=5)
 
 
 def test_a_photo_that_can_not_be_taken_away_is_an_error(

@@ -94,6 +94,26 @@ def test_rows_that_a_layer_hides_without_saying_so_are_seen_at_the_first(
         assert bench.rows() == []
 
 
+@pytest.mark.parametrize("indexed", [True, False], ids=["indexed", "no index"])
+def test_rows_that_a_layer_hides_after_the_first_are_taken_back(
+    make_bench: Any, monkeypatch: pytest.MonkeyPatch, indexed: bool
+) -> None:
+    """Without an index, each push added the hidden ones once more."""
+    rows = event_table(N)
+    bench = make_bench(rows, indexed=indexed, viewDefinitionQuery="event_id < 'event-00010'")
+    describe = Service.describe
+    monkeypatch.setattr(
+        Service,
+        "describe",
+        lambda self, url: {**describe(self, url), "viewDefinitionQuery": None},
+    )
+    for hidden in ("33 rows that it has just taken", "a row that it has just taken"):
+        push = bench.target().push([rows])
+        assert f"does not show {hidden} ('event-00010'), which" in str(push.stopped)
+        assert sorted(row["event_id"] for row in bench.rows()) == [f"event-{n:05d}" for n in range(10)]
+        assert push.edits["result"].to_pylist().count("ok") == (10 if "33" in hidden else 0)
+
+
 def foreign(rows: LayerRows, job: str) -> LayerRows:
     at = rows.columns.column_names.index("job")
     owner = pa.repeat(job, rows.columns.num_rows)
@@ -122,6 +142,20 @@ def test_a_row_that_another_job_adds_meanwhile_is_a_failed_row(make_bench: Any, 
     )
     held = {row["event_id"]: row["n_images"] for row in bench.rows() if row["job"] == "other"}
     assert held == {"event-00000": 7, "event-00001": 8, "event-00002": 9}
+
+
+def test_a_field_that_another_push_adds_meanwhile(make_bench: Any) -> None:
+    rows = event_table(N)
+    fields = [field for field in layer_definition(rows, 0, [], {})["fields"] if field["name"] != "n_images"]
+    bench = make_bench(rows, fields=fields)
+    pushes = [LayerPush(bench.service, "test job's", rows, bench.url, {}) for _ in range(2)]
+    for push in pushes:
+        push.plan()
+        assert [field["name"] for field in push.remote.lacking] == ["n_images"]
+    for push in pushes:
+        push.prepare()
+        push.send()
+    require_equal(bench, rows)
 
 
 def test_dates_to_the_second_are_no_reason_to_edit(make_bench: Any) -> None:
@@ -205,6 +239,23 @@ def test_keys_that_differ_in_case_alone(make_bench: Any) -> None:
     with pytest.raises(InputError, match="'Cam1' and 'CAM1' differ only in upper and lower case"):
         bench.target().push([rows])
     assert not edited(bench)
+
+
+@pytest.mark.parametrize("ignores_case", [True, False])
+def test_a_key_that_gets_another_case_keeps_its_row(make_bench: Any, ignores_case: bool) -> None:
+    """As a renamed camera does: it could never be added beside its own row."""
+    rows = event_table(4)
+    bench = make_bench(rows, rehearsal={"ignoresCase": ignores_case})
+    assert failures(bench.target().push([rows])) == []
+    at = rows.columns.column_names.index("event_id")
+    keys = pa.chunked_array([["EVENT-00000", *rows.columns["event_id"].to_pylist()[1:]]])
+    renamed = replace(rows, columns=rows.columns.set_column(at, "event_id", keys))
+    push = bench.target().push([renamed])
+    assert push.edits.select(["key", "edit", "result"]).to_pylist() == [
+        {"key": "EVENT-00000", "edit": "update", "result": "ok"}
+    ]
+    require_equal(bench, renamed)
+    assert bench.target().push([renamed]).edits.num_rows == 0
 
 
 def test_a_key_that_another_jobs_row_has_in_other_case(make_bench: Any) -> None:
