@@ -129,7 +129,7 @@ def _of_images(manifest: pa.Table, location: Ints, n: int) -> tuple[dict[str, An
 
 
 def _of_events(events: pa.Table, locations: pa.Array, days: Doubles, rated: Bools | None) -> dict[str, Any]:
-    """Columns about the events of each location, which was watched for so many days."""
+    """Columns about the events of each location; `days`: for how long cameras worked at each."""
     n = len(locations)
     is_species = pc.not_equal(events["label"], UNCERTAIN)
     species = events.filter(is_species)
