@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints, one_chunk
 
@@ -52,6 +53,21 @@ def elapsed(images: pa.Table, time: Ints, location: Ints) -> Ints:
     n_lacking = np.bincount(location[lacks] + 1, minlength=int(location.max(initial=-1)) + 2)
     is_known = is_dated & (n_lacking[location + 1] == 0)
     return np.where(is_known, time - minutes * MINUTE, time)
+
+
+def with_some_offsets(images: pa.Table) -> list[str]:
+    """Locations of which only some dates have an offset, so that their clocks count (see `elapsed`); sorted.
+
+    `images` : columns location, datetime and utc_offset_minutes
+    """
+    dated = images.filter(pc.is_valid(images["datetime"]))
+    if dated["utc_offset_minutes"].null_count in (0, len(dated)):
+        return []
+    known = dated.group_by("location").aggregate([("utc_offset_minutes", "count"), ([], "count_all")])
+    n_known = known["utc_offset_minutes_count"]
+    is_some = pc.and_(pc.greater(n_known, 0), pc.less(n_known, known["count_all"]))
+    names: list[str] = known["location"].filter(is_some).drop_null().to_pylist()
+    return sorted(names)
 
 
 def elapsed_bounds(span: tuple[int, int], time: Ints, moment: Ints) -> tuple[int, int]:

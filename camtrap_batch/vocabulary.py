@@ -129,6 +129,10 @@ MISSING = frozenset(
 """What spreadsheets, R and Python put into a cell that has no value."""
 
 
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Characters without width, which come with text that was copied from a web page or another program."""
+
+
 UNCERTAIN = "uncertain"
 """Label of a sequence or an event whose confidence is below the job's `infer.min_confidence`."""
 

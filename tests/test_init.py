@@ -485,12 +485,15 @@ def test_cameras_of_a_table_of_images(here: Path, capsys: pytest.CaptureFixture[
     told = init(capsys, "list.csv").splitlines()
     assert "columns about cameras, for cameras.csv: lat, longitud, installed, removed" in told
     assert not any("ignored" in line for line in told)
-    assert f"1 row without a place in degrees (WGS 84): {here}/list.csv:6: '604000, 523000'" in told
+    why = "'604000, 523000' should be degrees, between -90 and 90"
+    assert f"1 row without a place in degrees (WGS 84): {here}/list.csv:6: {why}" in told
     places = "1 camera with several places in the table, left open: 'B' (3.0, 4.0; 3.1, 4.0)"
     assert places in told
     assert any("1 camera with several starts or ends in the table, left open: 'B'" in line for line in told)
     assert f"{here}/cameras.csv: latitude and longitude of 1 camera are from the table" in told
     assert f"{here}/cameras.csv: fill in latitude and longitude of 3 cameras" in told
+    again = init(capsys, "list.csv", "--out", "again.yaml")
+    assert "cameras.csv already exists, and stays as it is; the table knows where 1 camera is" in again
     assert (here / "cameras.csv").read_text().splitlines() == [
         "location,latitude,longitude,start,end",
         "A,1.5,-2.25,01.04.2023,31.05.2023",
@@ -660,3 +663,21 @@ def test_results_beside_a_zip_with_one_folder(
     init(capsys, "md.json", "--out", "job.yaml")
     assert yaml.safe_load((here / "job.yaml").read_text())["dataset"]["images"] == "zip://card::cards.zip"
     assert {row["location"] for row in runs(here / "job.yaml", capsys)} == {"ST1", "ST2", "ST3"}
+
+
+def test_a_camera_of_which_only_some_dates_have_an_offset_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = ("2021-10-31T02:10:00+02:00", "2021-10-31T02:15:00", "2021-10-31T02:20:00+01:00")
+    for station in ("A", "B"):
+        for at in range(3):
+            photo(here / "photos" / station / f"{at}.jpg", taken=None)
+    rows = [f"{station}/{at}.jpg,fox,{time}" for station in "AB" for at, time in enumerate(times)]
+    rows[4] += "+01:00"
+    (here / "list.csv").write_text("\n".join(["file,species,datetime", *rows]))
+    init(capsys, "list.csv")
+    for stage in ("catalog", "validate", "infer", "merge"):
+        assert main([stage, "list.yaml", "--cluster", "inline"]) == 0
+    told = capsys.readouterr()
+    line = "cameras of which only some dates have an offset from UTC, so that their clocks count: 1 (A)"
+    assert f"{line}; dataset.utc_offset gives it to the others" in told.out + told.err

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tabular import NO_VALUE, GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.numbers import NOT_DEGREES, doubtful, number, read_degrees
+from camtrap_batch.catalog.tabular import NO_VALUE, GivenTable, is_missing, read_table
 from camtrap_batch.catalog.zipped import name_of, read_file
 from camtrap_batch.dates import (
     NULL_OFFSET,
@@ -98,6 +99,10 @@ _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL
 _NOON = dt.timedelta(hours=12)
 _PROBLEM = re.compile(r"problem_?(\d+)_(from|to)")
 """Columns of the camera table with outages, as camtrapR has them."""
+
+
+Point = tuple[float | None, float | None]
+Row = tuple[str, str, Any, Any, dict[str, Any]]
 
 
 class Moment(NamedTuple):
@@ -306,7 +311,7 @@ def read_covariates(path: str) -> pa.Table:
     otherwise text.
     """
     columns: dict[str, dict[str, Any]] = {}
-    points: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, Point] = {}
     used = {*_NEVER_COVARIATES, *_ALIASES["latitude"], *_ALIASES["longitude"]}
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
@@ -334,16 +339,11 @@ def read_sites(path: str) -> list[Site]:
     else:
         rows = list(_of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL))))
     likely = _likely_roles([cells for *_, cells in rows])
-    points: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, Point] = {}
     sites = []
-    for where, location, longitude, latitude, cells in rows:
+    for (where, location, *_, cells), point in zip(rows, _points(rows), strict=True):
         if not location:
             raise InputError(f"{where}: location: empty; {NO_VALUE}")
-        point: tuple[float | None, float | None] = (None, None)
-        if (
-            longitude is not None or latitude is not None
-        ):  # a camera whose coordinates are still to be filled in
-            point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
         if points.setdefault(location, point) != point:
             raise InputError(
                 f"{where}: location {location!r} has other coordinates further up; it should have one point"
@@ -369,7 +369,7 @@ def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
     return [name for role in roles for names in role.values() for name in names]
 
 
-def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
+def _of_table(table: GivenTable) -> Iterator[Row]:
     at = table.require({"location": _ALIASES["location"]})
     if not _is_of_times_alone(table):
         at |= table.require(AXES)
@@ -406,7 +406,7 @@ def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None
     return found.pop() if len(found) == 1 else order
 
 
-def _geojson(path: str, content: bytes) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
+def _geojson(path: str, content: bytes) -> Iterator[Row]:
     try:
         features = json.loads(content)["features"]
         for number, feature in enumerate(features):
@@ -446,15 +446,21 @@ def _likely_roles(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _degrees(where: str, name: str, value: Any, most: int) -> float:
-    degrees = number(str(value)) if value is not None and not isinstance(value, bool) else None
-    if degrees is None:
-        raise InputError(
-            f"{where}: {name}: {value if value is not None else ''!r} should be degrees, such as -24.5"
-        )
-    if not -most <= degrees <= most:
-        raise InputError(f"{where}: {name}: {degrees:g} should be between {-most} and {most}")
-    return degrees
+def _points(rows: Sequence[Row]) -> Iterator[Point]:
+    """Longitude and latitude of each row; None if both are still to be filled in. Raises InputError."""
+    columns: dict[str, list[str | None]] = {}
+    columns["longitude"] = [None if row[2] is None else str(row[2]) for row in rows]
+    columns["latitude"] = [None if row[3] is None else str(row[3]) for row in rows]
+    read = {axis: read_degrees(cells, axis) for axis, cells in columns.items()}
+    for at, (where, _, longitude, latitude, _) in enumerate(rows):
+        if longitude is None and latitude is None:
+            yield None, None
+            continue
+        for axis, (found, wrong) in read.items():
+            if found[at] is None:
+                text = columns[axis][at] or ""
+                raise InputError(f"{where}: {axis}: {text!r} {wrong.get(at, NOT_DEGREES)}")
+        yield read["longitude"][0][at], read["latitude"][0][at]
 
 
 def camera_of(outage: Mapping[str, Any], cameras: Iterable[str | None]) -> str | None:
@@ -610,10 +616,11 @@ def _shown(time: dt.datetime | None) -> str:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    def number(value: Any) -> float | None:
-        return None if value is None or is_missing(str(value)) else float(value)
-
-    try:
-        return pa.array([number(value) for value in values], pa.float64())
-    except (TypeError, ValueError):
-        return pa.array([None if value is None else str(value).strip() for value in values], pa.string())
+    texts = [None if value is None else str(value).strip() for value in values]
+    given = [None if is_missing(text) else text for text in texts]
+    numbers = [
+        float(value) if isinstance(value, int | float) else number(text or "")
+        for value, text in zip(values, given, strict=True)
+    ]
+    is_text = any(number_ is None for number_, text in zip(numbers, given, strict=True) if text is not None)
+    return pa.array(texts, pa.string()) if is_text or doubtful(given) else pa.array(numbers, pa.float64())

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.base import Reader, file_fingerprint
-from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
+from camtrap_batch.catalog.cameras import AXES, CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DESCRIPTOR, DataPackage, Table, open_package
 from camtrap_batch.catalog.drawn import Drawn, drawn_in_package
 from camtrap_batch.catalog.found import Found, Given, is_there
@@ -287,8 +287,7 @@ def locations_of(deployments: Table | pa.Table) -> pa.ChunkedArray:
 
 
 def _coordinates(deployments: Table, notes: Counter[str]) -> pa.Table:
-    latitude = deployments.numbers("latitude", -90, 90, "degrees, between -90 and 90")
-    longitude = deployments.numbers("longitude", -180, 180, "degrees, between -180 and 180")
+    latitude, longitude = (deployments.degrees(axis) for axis in AXES)
     dates = deployments.dates("deploymentStart", notes)
     times, offsets = dates.times, dates.offsets
     places = pd.DataFrame(

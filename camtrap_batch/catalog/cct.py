@@ -34,7 +34,7 @@ from camtrap_batch.catalog.found import (
 )
 from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
-from camtrap_batch.catalog.names import tidy_name
+from camtrap_batch.catalog.names import tidy_name, tidy_names
 from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.catalog.table import (
     Catalog,
@@ -133,7 +133,8 @@ def read_cct(
     if not len(images["image_id"]):
         raise InputError(f"{path}: lists no image (dataset.metadata)")
     if location_of is not None and images["location"].null_count:
-        images["location"] = _located(images, location_of)
+        names_of_files = tidy_names(images["file_name"], Counter(), root)
+        images["location"] = _located(images["location"], names_of_files, location_of)
     flags, dates = images.pop("corrupt"), images.pop("dates")
     with ThreadPoolExecutor(1) as beside:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
@@ -158,10 +159,10 @@ def read_cct(
     )
 
 
-def _located(images: dict[str, pa.Array], location_of: Callable[[str], str | None]) -> pa.Array:
-    nowhere = images["location"].is_null()
-    found = map(location_of, images["file_name"].filter(nowhere).to_pylist())
-    return pc.replace_with_mask(images["location"], nowhere, pa.array(found, pa.string()))
+def _located(locations: pa.Array, files: pa.Array, location_of: Callable[[str], str | None]) -> pa.Array:
+    nowhere = locations.is_null()
+    found = map(location_of, files.filter(nowhere).to_pylist())
+    return pc.replace_with_mask(locations, nowhere, pa.array(found, pa.string()))
 
 
 def _labels(

@@ -19,6 +19,7 @@ from camtrap_batch.catalog.csv_columns import (
     Cells,
     likely_columns,
     read_count,
+    read_counts,
     used_columns,
 )
 from camtrap_batch.catalog.found import (
@@ -33,6 +34,7 @@ from camtrap_batch.catalog.found import (
 )
 from camtrap_batch.catalog.labels import label_key, one_name_each, several_in_one, split_cell
 from camtrap_batch.catalog.names import tidy_name
+from camtrap_batch.catalog.numbers import doubtful
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.places import camera_columns
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
@@ -400,15 +402,14 @@ def _counts(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) -> 
     if name is None:
         return [None] * len(table)
     cells = table.columns[name]
-    counts = [None if cell is None else read_count(cell) for cell in cells]
+    counts = read_counts(cells)
     strange = [row for row, cell in enumerate(cells) if cell is not None and counts[row] is None]
     if strange and are_too_many(len(strange), sum(cell is not None for cell in cells)):
         raise InputError(table.not_whole(strange[0], name))
     if strange:
         first = strange[0]
-        notes[
-            f"counts that are not whole numbers, taken as not counted: {table.at(first)}: {cells[first]!r}"
-        ] += len(strange)
+        example = f"{table.at(first)}: {cells[first]!r} {doubtful(cells, whole=True).get(first, '')}".strip()
+        notes[f"counts that are not whole numbers, taken as not counted: {example}"] += len(strange)
     below = [row for row, count in enumerate(counts) if count is not None and count < 0]
     if below:
         example = f"{table.at(below[0])}: {cells[below[0]]!r}"

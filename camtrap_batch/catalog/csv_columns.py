@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from camtrap_batch.catalog.found import MEDIA
-from camtrap_batch.catalog.tabular import NO, YES, GivenTable, Names, column_name, number
+from camtrap_batch.catalog.numbers import doubtful, number
+from camtrap_batch.catalog.tabular import NO, YES, GivenTable, Names, column_name
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.vocabulary import ending_of
 
@@ -116,6 +117,12 @@ def likely_columns(table: GivenTable, used: Mapping[str, str]) -> dict[str, str]
     if "category_id" in used:
         found.pop("category_name", None)
     return found
+
+
+def read_counts(cells: Cells) -> list[int | None]:
+    """A column of numbers of animals; None where a cell is none, or may be one or a thousand."""
+    open_ = doubtful(cells, whole=True)
+    return [None if cell is None or row in open_ else read_count(cell) for row, cell in enumerate(cells)]
 
 
 def read_count(cell: str) -> int | None:

@@ -32,6 +32,7 @@ from fsspec.utils import infer_compression
 from pyarrow import csv as arrow_csv
 
 from camtrap_batch.catalog.jsonfile import as_utf8, parsing
+from camtrap_batch.catalog.numbers import read_degrees
 from camtrap_batch.codes import if_else
 from camtrap_batch.dates import Dates, Order, read_dates
 from camtrap_batch.errors import InputError
@@ -246,6 +247,13 @@ class Table:
             row = int(wrong[0])
             raise InputError(f"{self.at(row)}: {column}: {texts[row].as_py()!r} should be {what}")
         return np.asarray(values, np.float64)
+
+    def degrees(self, axis: str) -> npt.NDArray[np.float64]:
+        """The column of latitudes or longitudes; NaN where a cell has none. InputError if one is none."""
+        found, wrong = read_degrees(self[axis].to_pylist(), axis)
+        for row, why in sorted(wrong.items()):
+            raise InputError(f"{self.at(row)}: {axis}: {self[axis][row].as_py()!r} {why}")
+        return np.array(found, np.float64)
 
     def dates(self, column: str, notes: Counter[str], order: Order | None = None) -> Dates:
         """A column of dates. Raises InputError like `read_dates`."""

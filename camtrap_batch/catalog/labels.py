@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, INVISIBLE
 
 # Behind a genus, a species or a subspecies: (Linnaeus, 1758) or Linnaeus, 1758.
 _AUTHOR = re.compile(
@@ -50,13 +50,16 @@ class Taxon:
     category: str | None = None
 
 
+_DROPPED = dict.fromkeys(map(ord, INVISIBLE))
+
+
 def tidy_label(text: str) -> str:
     """A label with single blanks inside and none around it.
 
     >>> tidy_label(" Vulpes\\xa0 vulpes")
     'Vulpes vulpes'
     """
-    return " ".join(text.split())
+    return " ".join(text.translate(_DROPPED).split())
 
 
 def label_key(text: str) -> str:

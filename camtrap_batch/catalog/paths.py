@@ -14,14 +14,21 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.labels import number_labels, split_cell
 from camtrap_batch.catalog.table import Catalog, group_labels
 from camtrap_batch.errors import InputError
+from camtrap_batch.images import is_unsafe
 from camtrap_batch.job import Label, Location
 
 
 def location_finder(how: Location | None, label: Label | None = None) -> Callable[[str], str | None]:
     """`location_of_path` with the settings of `dataset.location`.
 
-    Without it, a file's folder is its location, except for the level that names the species.
+    Without it, a file's folder is its location, except for the level that names the species. A name that is
+    no path below the image root has none.
     """
+    find = _location_finder(how, label)
+    return lambda path: None if is_unsafe(path) else find(path)
+
+
+def _location_finder(how: Location | None, label: Label | None) -> Callable[[str], str | None]:
     if how is not None:
         return location_of_path(how.level, how.regex)
     folder = location_of_path(None, None)

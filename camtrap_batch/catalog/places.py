@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from camtrap_batch.catalog.cameras import AXES, TIMES
-from camtrap_batch.catalog.tabular import GivenTable, number
+from camtrap_batch.catalog.numbers import read_degrees
+from camtrap_batch.catalog.tabular import GivenTable
 from camtrap_batch.vocabulary import plural
 
-_MOST = {"latitude": 90, "longitude": 180}  # degrees
 _SHOWN = 3
 _LIKELY = {
     "latitude": ("latitud", "latitudine", "breitengrad", "gps_latitude", "gpslatitude"),
@@ -43,15 +43,17 @@ def cameras_of_images(
     places: dict[str, set[tuple[str, ...]]] = {}
     times: dict[str, set[tuple[str, ...]]] = {}
     impossible: list[str] = []
+    read = {axis: read_degrees(table.columns[columns[axis]], axis) for axis in AXES}
     for row, location in enumerate(locations):
         if location is None:
             continue
         cells = {role: table.columns[name][row] for role, name in columns.items()}
-        place = tuple(_degrees(axis, cells[axis]) for axis in AXES)
-        if all(place):
-            places.setdefault(location, set()).add(place)
+        place = tuple(found[row] for found, _ in read.values())
+        if None not in place:
+            places.setdefault(location, set()).add(tuple(map(repr, place)))
         elif any(cells[axis] for axis in AXES):
-            impossible.append(f"{table.at(row)}: {', '.join(cells[axis] or '' for axis in AXES)!r}")
+            why = next((f" {wrong[row]}" for _, wrong in read.values() if row in wrong), "")
+            impossible.append(f"{table.at(row)}: {', '.join(cells[axis] or '' for axis in AXES)!r}{why}")
         time = tuple(cells.get(role) or "" for role in TIMES)
         if any(time):
             times.setdefault(location, set()).add(time)
@@ -69,9 +71,3 @@ def cameras_of_images(
             of = plural(len(several), "camera")
             lines.append(f"{of} with several {what} in the table, left open: {several[0]!r} ({first})")
     return found, lines
-
-
-def _degrees(axis: str, cell: str | None) -> str:
-    """A cell as a decimal number; empty if it is not one, or not possible."""
-    value = None if cell is None else number(cell)
-    return repr(value) if value is not None and abs(value) <= _MOST[axis] else ""

@@ -21,11 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from camtrap_batch.catalog.numbers import doubtful, number
 from camtrap_batch.catalog.zipped import read_file
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import cant_read, redacted
-from camtrap_batch.vocabulary import MISSING, counted
+from camtrap_batch.vocabulary import INVISIBLE, MISSING, counted
 
 YES = frozenset(
     {"1", "true", "t", "yes", "y", "x", "ja", "oui", "si", "sí", "sim", "wahr", "vrai", "verdadero"}
@@ -45,6 +46,7 @@ _NOTED = ("dataset.metadata", "camtrap init")
 _TITLES = 10  # number of records examined to find the header
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
@@ -125,8 +127,10 @@ class GivenTable:
     def whole(self, name: str) -> list[int | None]:
         """A column of whole numbers. Raises InputError if a cell is not one."""
         numbers: list[int | None] = []
-        for row, cell in enumerate(self.columns.get(name, [None] * len(self))):
-            value = None if cell is None else number(cell)
+        cells = self.columns.get(name, [None] * len(self))
+        open_ = doubtful(cells, whole=True)
+        for row, cell in enumerate(cells):
+            value = None if cell is None or row in open_ else number(cell)
             if cell is not None and (value is None or not value.is_integer() or abs(value) >= 2**31):
                 raise InputError(self.not_whole(row, name))
             numbers.append(None if value is None else int(value))
@@ -134,8 +138,9 @@ class GivenTable:
 
     def not_whole(self, row: int, name: str) -> str:
         """What to say about a cell that should be a whole number."""
-        cell = self.columns[name][row]
-        return f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
+        cells = self.columns[name]
+        why = doubtful(cells, whole=True).get(row, f"should be a whole number, at most {2**31 - 1}")
+        return f"{self.at(row)}: {name}: {cells[row]!r} {why}"
 
 
 def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
@@ -193,22 +198,6 @@ def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
         return text
 
 
-def number(text: str) -> float | None:
-    """A number, possibly with a decimal comma; None if it is not one.
-
-    >>> number("2,5"), number("-24.5"), number("1e3"), number("lion")
-    (2.5, -24.5, 1000.0, None)
-    """
-    text = text.strip()
-    if text.count(",") == 1 and "." not in text:
-        text = text.replace(",", ".")
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
-
-
 def is_missing(cell: str | None) -> bool:
     """Whether a cell has no value."""
     return cell is None or cell.strip() in MISSING
@@ -216,7 +205,12 @@ def is_missing(cell: str | None) -> bool:
 
 def column_name(text: str) -> str:
     """A header's cell as a column name: lower case, _ for blanks and hyphens."""
-    return "_".join(text.replace("-", " ").replace("\xa0", " ").split()).casefold()
+    return "_".join(_trimmed(text).replace("-", " ").replace("\xa0", " ").split()).casefold()
+
+
+def _trimmed(cell: str) -> str:
+    text = cell.strip()
+    return text if text.isascii() else text.strip(INVISIBLE).strip()
 
 
 def _read(path: str, key: str) -> bytes:
@@ -311,7 +305,8 @@ def _table(empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected
                 + _hint(record, len(names))
             )
         lines.append(line)
-        rows.append([None if is_missing(cell) else cell.strip() for cell in record[: len(names)]])
+        cells = [_trimmed(cell) for cell in record[: len(names)]]
+        rows.append([None if is_missing(cell) else cell for cell in cells])
     columns: dict[str, list[str | None]] = {}
     for at, name in enumerate(names):
         if name:

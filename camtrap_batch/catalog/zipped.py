@@ -37,7 +37,9 @@ def read_file(path: str, most: int | None = None) -> bytes:
         file, name = inside
         try:
             data = ImageRoot(file).read(name, None if is_packed else most)
-        except InputError as problem:
+        except FileNotFoundError:
+            raise
+        except (InputError, OSError) as problem:  # which name the key of image roots
             raise OSError(str(problem).replace(f" ({KEY})", "")) from None
         return gzip.decompress(data) if is_packed else data
     with fsspec.open(path, "rb", compression="gzip" if is_packed else None) as opened:

@@ -247,7 +247,11 @@ def _cameras(folder: Path, name: str, locations: list[str], known: dict[str, dic
                 print(f"{path}: fill in latitude and longitude of {plural(n_open, 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
-            print(f"{path} already exists, and stays as it is")
+            placed = [location for location, cells in known.items() if "latitude" in cells]
+            more = (
+                f"; the table knows where {plural(len(placed), 'camera is', 'cameras are')}" if placed else ""
+            )
+            print(f"{path} already exists, and stays as it is{more}")
             return file
         print(f"{path} already exists, stays as it is, and is not used: {lacking}")
     raise UserError(f"{path}: lacks cameras of these images ({lacking}); give the job another --name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -99,10 +100,12 @@ def lines(
     *,
     x_name: Callable[[float], str] = "{:g}".format,
     mark: float | None = None,
+    most: float = math.inf,
 ) -> Markup:
     """Up to three lines, distinguished by colour and dashes. Empty if nothing is known.
 
-    The x axis has ticks at whole numbers, formatted by `x_name`; a dashed line marks the x `mark`.
+    The x axis has ticks at whole numbers, formatted by `x_name`; a dashed line marks the x `mark`. The
+    y axis ends at `most` at the latest.
     """
     known = [
         Line(line.name, [point for point in line.points if all(map(is_known, point))]) for line in series
@@ -116,7 +119,7 @@ def lines(
     y_values = [float(y) for line in known for _, y in line.points if y is not None]
     low, high = min(y_values), max(y_values)
     margin = 0.08 * (high - low) or 0.05
-    low, high = max(low - margin, min(low, 0.0)), high + margin
+    low, high = max(low - margin, min(low, 0.0)), min(high + margin, most)
     first, last = min(x_values), max(x_values)
     frame = Frame(
         left,

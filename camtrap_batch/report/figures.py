@@ -57,6 +57,7 @@ def curves(history: Sequence[dict[str, Any]]) -> list[Markup]:
             shares,
             "epoch",
             "share of validation images",
+            most=1.0,
         ),
     ]
     return [chart for chart in found if chart]

@@ -18,6 +18,7 @@ from camtrap_batch.report.bundle import Bundle
 from camtrap_batch.report.choice import MOST_DOUBTFUL, doubtful
 from camtrap_batch.report.data import Example, ReportData
 from camtrap_batch.report.maps import draw_map
+from camtrap_batch.report.names import Names
 from camtrap_batch.report.points import find_points, thinned
 from camtrap_batch.report.summary import Summary, summarise
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
@@ -285,7 +286,7 @@ def _model(data: ReportData) -> dict[str, Any] | None:
         "curves": figures.curves(data.history),
         "rate_search": figures.rate_search(data.lr_find, (card.get("training") or {}).get("lr")),
         "batch": data.batch,
-        "judged": None if data.metrics is None else _judged(data.metrics),
+        "judged": None if data.metrics is None else _judged(data.metrics, data.names),
         "mistakes": _with_photo(data, data.worst_mistakes),
     }
 
@@ -316,9 +317,12 @@ def _card(card: dict[str, Any], computed_in: str | None) -> list[tuple[str, str]
     return [(name, str(value)) for name, value in found if value not in (None, text.UNKNOWN)]
 
 
-def _judged(metrics: dict[str, Any]) -> dict[str, Any]:
+def _judged(metrics: dict[str, Any], names: Names) -> dict[str, Any]:
     spread = accuracy.camera_spread(metrics)
     matrix = accuracy.matrix(metrics)
+    if matrix is not None:
+        classes, counts = matrix
+        matrix = [names.common_of(label) or label for label in classes], counts
     return {
         **{name: metrics.get(name) for name in _FIGURES},
         "is_random": metrics.get("split_by") == "random",

@@ -19,7 +19,8 @@ import numpy as np
 
 from camtrap_batch.catalog.csv_columns import COLUMNS, LIKELY
 from camtrap_batch.catalog.jsonfile import as_utf8
-from camtrap_batch.catalog.tabular import YES, GivenTable, number, read_table
+from camtrap_batch.catalog.numbers import number, whole_number
+from camtrap_batch.catalog.tabular import YES, GivenTable, read_table
 from camtrap_batch.dates import NULL_OFFSET, Order, check_orders, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.corrections import MOST_COUNTED, TRAITS
@@ -439,12 +440,12 @@ def _clean(given: dict[str, Any], where: str) -> dict[str, Any]:
     """Traits without those that are not given; counts as whole numbers."""
     more = {what: value for what, value in given.items() if value not in (None, "")}
     if "count" in more:
-        count = number(str(more["count"]))
-        if count is None or count < 0 or not count.is_integer():
+        count = whole_number(str(more["count"]))
+        if count is None or count < 0:
             raise InputError(f"{where}: count: {more['count']!r} should be a whole number, 0 or more")
         if count > MOST_COUNTED:
             raise InputError(f"{where}: count: {more['count']!r} should be {MOST_COUNTED:,} at most")
-        more["count"] = int(count)
+        more["count"] = count
     for what in ("sex", "life_stage"):
         if what in more:
             more[what] = _SEX.get(str(more[what]).casefold(), str(more[what]).casefold())

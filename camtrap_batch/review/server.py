@@ -30,7 +30,7 @@ import tornado.netutil
 import tornado.web
 from PIL import Image
 
-from camtrap_batch.catalog.tabular import number as number_in
+from camtrap_batch.catalog.numbers import whole_number
 from camtrap_batch.codes import Ints
 from camtrap_batch.detection.people import blur
 from camtrap_batch.errors import CamtrapError, InputError, UserError, explain
@@ -506,10 +506,10 @@ def _decision(
             raise ValueError("label: should not be blank")
         more = {name: one[name] for name in TRAITS if one.get(name) not in (None, "")}
         if "count" in more:
-            count = number_in(str(more["count"]))
-            if count is None or not count.is_integer() or not 0 <= count <= MOST_COUNTED:
+            count = whole_number(str(more["count"]))
+            if count is None or not 0 <= count <= MOST_COUNTED:
                 raise ValueError(f"count: should be a whole number, from 0 to {MOST_COUNTED:,}")
-            more["count"] = int(count)
+            more["count"] = count
         labels.append(
             {
                 "label": label,

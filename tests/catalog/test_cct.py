@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from camtrap_batch.catalog import cct_columns
 from camtrap_batch.catalog.cct import read_cct
+from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.errors import InputError
+from camtrap_batch.job import Location
 from camtrap_batch.store.schemas import CATALOG
 from camtrap_batch.vocabulary import MISSING
 
@@ -525,3 +527,13 @@ def test_location_from_the_path_where_the_file_has_none(tmp_path: Path) -> None:
         "a": "C1",
         "b": "7",
     }
+
+
+def test_locations_of_paths_as_people_write_them(tmp_path: Path) -> None:
+    """An absolute path, and one with backslashes, had no camera."""
+    names = [f"{tmp_path}/photos/CAM1/a.jpg", "CAM2\\b.jpg", "./CAM3//c.jpg", "../CAM4/d.jpg"]
+    images = [{"id": str(at), "file_name": name} for at, name in enumerate(names)]
+    path = write(tmp_path / "a.json", images)
+    catalog = read_cct(path, location_finder(Location(level=0)), root=f"{tmp_path}/photos")
+    ids, locations = (catalog.table[name].to_pylist() for name in ("image_id", "location"))
+    assert dict(zip(ids, locations, strict=True)) == {"0": "CAM1", "1": "CAM2", "2": "CAM3", "3": None}

@@ -12,7 +12,8 @@ import openpyxl
 import pytest
 
 from camtrap_batch.catalog.labels import label_key, one_name_each
-from camtrap_batch.catalog.tabular import GivenTable, number, read_table
+from camtrap_batch.catalog.numbers import number
+from camtrap_batch.catalog.tabular import GivenTable, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.notices import LOGGER
 from camtrap_batch.vocabulary import MISSING
@@ -228,3 +229,14 @@ def test_formulas_that_nobody_calculated_are_no_empty_cells(tmp_path: Path) -> N
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match=r"a.xlsx: sheet 'Sheet', row 2: the formula '=1\+1' has no result"):
         read_table(str(tmp_path / "a.xlsx"), "dataset.cameras")
+
+
+def test_characters_that_nobody_sees(tmp_path: Path) -> None:
+    """They come with text copied from a web page; a class, or a camera, of its own would look the same."""
+    table = read(tmp_path, "\u200blocation;species\nA\u200b;\ufefffox\n\u200e;x\n")
+    assert table.columns == {"location": ["A", None], "species": ["fox", "x"]}
+    assert label_key("Vulpes\u200b vulpes") == label_key("Vulpes vulpes")
+
+
+def test_utf_32(tmp_path: Path) -> None:
+    assert read(tmp_path, "a;b\nü;1\n".encode("utf-32")).columns == {"a": ["ü"], "b": ["1"]}

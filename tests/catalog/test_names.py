@@ -17,6 +17,7 @@ from camtrap_batch import open_run
 from camtrap_batch.catalog import as_photos_have_it, reader_of
 from camtrap_batch.catalog.folder import FolderDataset
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, tidy_names, unmatched
+from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.cli import main
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Location
@@ -187,3 +188,9 @@ def test_locations_of_folders_with_blanks_around_their_names() -> None:
     table = pa.table({"location": ["A", "B", "C"]})
     photos = pa.chunked_array([["A", "A ", " B", "C ", " C"]])
     assert as_photos_have_it(table, lambda: photos)["location"].to_pylist() == ["A", " B", "C"]
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/passwd", "C:/x.jpg", "https://x.org/a.jpg"])
+def test_a_name_outside_the_root_names_no_camera(name: str) -> None:
+    assert location_finder(Location(level=0))(name) is None
+    assert location_finder(None)(name) is None

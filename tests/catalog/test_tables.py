@@ -148,7 +148,10 @@ def test_cameras(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("location,lat\nA,1\n", r"cameras.csv:1: no column longitude"),
-        ("location,lat,lon\nA,91,0\n", r"cameras.csv:2: latitude: 91 should be between -90 and 90"),
+        (
+            "location,lat,lon\nA,91,0\n",
+            r"cameras.csv:2: latitude: '91' should be degrees, between -90 and 90",
+        ),
         ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has other coordinates further up"),
         ("location,lat,lon\nA,north,1\n", r"cameras.csv:2: latitude: 'north' should be degrees"),
         ("location,lat,lon\n", r"cameras.csv: holds no camera"),

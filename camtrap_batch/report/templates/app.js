@@ -43,6 +43,7 @@ function when(minute) {
   if (minute === null || minute === undefined || minute < 0) return "no date";
   return new Date(minute * 60000).toISOString().slice(0, 16).replace("T", " ");
 }
+const span = (first, last) => first === null ? "not known" : first === last ? first : first + " to " + last;
 const day = minute => minute === null || minute === undefined ? UNKNOWN : when(minute).slice(0, 10);
 
 // ---- parts ----
@@ -200,7 +201,7 @@ function tableOf(caption, columns, rows) {
   return scrolling(caption, table);
 }
 function command(text) {
-  return make("span", {class: "command"}, make("code", {}, text), make("button", {type: "button", class: "copy", "data-copy": text, hidden: true}, "Copy"));
+  return make("span", {class: "command"}, make("code", {}, text.split(" ").flatMap((word, at) => [at ? " " : "", make("span", {}, word)])), make("button", {type: "button", class: "copy", "data-copy": text, hidden: true}, "Copy"));
 }
 const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\"'\"'") + "'";
 
@@ -512,7 +513,7 @@ async function cameraPage(number) {
   const where = value("lat") === null ? "not known" : value("lat").toFixed(4) + ", " + value("lon").toFixed(4) + (page.grid ? " (rounded to a grid of " + page.grid + " km)" : "");
   const made = [steps(order, order.indexOf(number), cameraPath, other => cameras.name[other], ["All cameras", "#cameras"]),
     make("p", {class: "kind"}, "Camera"), make("h1", {}, name),
-    card([["First to last image", value("first") ? value("first") + " to " + value("last") : "not known"], ["Camera days", decimal(value("days"), 1), make("span", {class: "muted"}, page.source ? " from " + page.source : "")],
+    card([["First to last image", span(value("first"), value("last"))], ["Camera days", decimal(value("days"), 1), make("span", {class: "muted"}, page.source ? " from " + page.source : "")],
       ["Images", count(value("images"))], ["Usable", count(value("usable"))], ["Empty", count(value("empty"))],
       ["Events", count(value("events"))], ["Uncertain events", count(value("uncertain"))], ["Species", count(value("species"))],
       ["Events per 100 days", decimal(value("rate"), 2)], ["Place (latitude, longitude)", where]])];
@@ -541,7 +542,7 @@ async function speciesPage(number) {
   const made = [steps(order, number, labelPath, shortName, ["All species", "#species"]),
     make("p", {class: "kind"}, label[KIND] === "group" ? label[RANK] : label[KIND] === "people" ? "People and vehicles" : label[KIND] === "uncertain" ? "Events that are uncertain" : "Species"), make("h1", {}, ...title),
     card([["IUCN Red List", label[RED] ? (RED_LIST[label[RED]] ? RED_LIST[label[RED]] + " (" + label[RED] + ")" : label[RED]) : null], ["Events", count(label[EVENTS])], ["Animals", count(label[ANIMALS])], ["Images", count(label[IMAGES])],
-      ["Cameras", count(label[CAMERAS])], ["First to last event", page.first === null ? "not known" : day(page.first) + " to " + day(page.last)], ["Mean confidence", percent(label[SURE])],
+      ["Cameras", count(label[CAMERAS])], ["First to last event", page.first === null ? span(null) : span(day(page.first), day(page.last))], ["Mean confidence", percent(label[SURE])],
       ["Events that people labelled", page.n_human ? count(page.n_human) : null],
       ["Events per 100 camera days", rate && rate[0] !== null ? decimal(rate[0], 2) + (rate[1] === null ? "" : " (95% interval " + decimal(rate[1], 2) + " to " + decimal(rate[2], 2) + ")") : null, make("span", {class: "muted"}, page.rate_source ? " days from " + page.rate_source : "")],
       ["Part of the stations where it was seen", rate && rate[3] !== null ? percent(rate[3]) : null],

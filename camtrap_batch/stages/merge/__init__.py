@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog import as_photos_have_it, read_dataset_cameras, read_dataset_periods
+from camtrap_batch.clocks import with_some_offsets
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import (
@@ -529,6 +530,13 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
     dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
     if dates:
         notes.append(f"dates that may be wrong count as they are (table findings): {dates}")
+    dated = run.table("manifest").to_table(columns=["location", "datetime", "utc_offset_minutes"])
+    if some := with_some_offsets(dated):
+        more = f" and {len(some) - _SHOWN} more" if len(some) > _SHOWN else ""
+        notes.append(
+            "cameras of which only some dates have an offset from UTC, so that their clocks count: "
+            f"{len(some):,} ({', '.join(some[:_SHOWN])}{more}); dataset.utc_offset gives it to the others"
+        )
     if found["without images"]:
         rows = run.table("locations").to_table(columns=["location"], filter=pc.field("n_images") == 0)
         names = rows["location"].to_pylist()

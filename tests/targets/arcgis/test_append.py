@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,16 @@ def test_after_three_jobs_that_fail_all_goes_in_batches(
     assert failures(push) == []
     assert bench.server.requests()["append"] == 3
     assert "620 rows were not done by append jobs, now sent in batches: HTTP 503" in push.notes[0]
+    require_equal(bench, rows)
+
+
+def test_retry_after_is_heeded_between_jobs(make_bench: Any) -> None:
+    rows = event_table(N)
+    bench = make_bench(rows)
+    bench.server.faults.add("http", "append", status=503, retry_after=2)
+    began = time.monotonic()
+    assert failures(bench.target(append=True).push([rows])) == []
+    assert time.monotonic() - began >= 2
     require_equal(bench, rows)
 
 

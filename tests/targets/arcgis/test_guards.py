@@ -241,8 +241,11 @@ def test_keys_that_differ_in_case_alone(make_bench: Any) -> None:
     assert not edited(bench)
 
 
-@pytest.mark.parametrize("ignores_case", [True, False])
-def test_a_key_that_gets_another_case_keeps_its_row(make_bench: Any, ignores_case: bool) -> None:
+@pytest.mark.parametrize("append", [True, False], ids=["append", "batches"])
+@pytest.mark.parametrize("ignores_case", [True, False], ids=["ignores case", "minds case"])
+def test_a_key_that_gets_another_case_keeps_its_row(
+    make_bench: Any, ignores_case: bool, append: bool
+) -> None:
     """As a renamed camera does: it could never be added beside its own row."""
     rows = event_table(4)
     bench = make_bench(rows, rehearsal={"ignoresCase": ignores_case})
@@ -250,12 +253,12 @@ def test_a_key_that_gets_another_case_keeps_its_row(make_bench: Any, ignores_cas
     at = rows.columns.column_names.index("event_id")
     keys = pa.chunked_array([["EVENT-00000", *rows.columns["event_id"].to_pylist()[1:]]])
     renamed = replace(rows, columns=rows.columns.set_column(at, "event_id", keys))
-    push = bench.target().push([renamed])
+    push = bench.target(append=append).push([renamed])
     assert push.edits.select(["key", "edit", "result"]).to_pylist() == [
         {"key": "EVENT-00000", "edit": "update", "result": "ok"}
     ]
     require_equal(bench, renamed)
-    assert bench.target().push([renamed]).edits.num_rows == 0
+    assert bench.target(append=append).push([renamed]).edits.num_rows == 0
 
 
 def test_a_key_that_another_jobs_row_has_in_other_case(make_bench: Any) -> None:
