@@ -681,3 +681,9 @@ def test_a_camera_of_which_only_some_dates_have_an_offset_is_named(
     told = capsys.readouterr()
     line = "cameras of which only some dates have an offset from UTC, so that their clocks count: 1 (A)"
     assert f"{line}; dataset.utc_offset gives it to the others" in told.out + told.err
+
+
+def test_json_with_numbers_that_json_does_not_have(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.json").write_text('{"images": [{"id": 1, "file_name": "a.jpg",\n"width": NaN}]}')
+    told = init(capsys, "a.json", code=2)
+    assert "a.json: no list of images (camtrap init): not JSON, or cut off: line 2 has NaN" in told

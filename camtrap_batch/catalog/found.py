@@ -18,7 +18,7 @@ import fsspec
 import msgspec
 import numpy as np
 
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import read_json, why_not_json
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.tabular import GivenTable
 from camtrap_batch.catalog.zipped import name_of, zip_and_name
@@ -106,8 +106,11 @@ class Given:
         """The JSON file's content. Raises InputError if it is not of that type."""
         try:
             return msgspec.json.decode(self.json, type=type_)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        except msgspec.ValidationError as problem:
             raise InputError(f"{redacted(self.url)}: no list of images ({KEY}): {problem}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            why = why_not_json(self.json, problem)
+            raise InputError(f"{redacted(self.url)}: no list of images ({KEY}): {why}") from None
 
     @property
     def has_results(self) -> bool:

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from support_cluster import Started, camtrap, write_job
 
 from camtrap_batch.cli import main
 from camtrap_batch.engine.dask import fitness
+from camtrap_batch.engine.dask.performance import performance_report
 from camtrap_batch.engine.visibility import Visibility
-from camtrap_batch.errors import UnfitWorker
+from camtrap_batch.errors import ClusterError, UnfitWorker
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.shards import Plan
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -146,6 +150,27 @@ def test_one_that_stands_still_keeps_no_other_from_being_checked(
     assert list(unfit.wrong) == [workers["old"]]
     assert "pandas 2.2.0 there" in unfit.wrong[workers["old"]]
     assert unfit.unable == {}
+
+
+def test_an_error_does_not_wait_long_for_one_that_stands_still(started: Started, tmp_path: Path) -> None:
+    """The performance report, which asks every worker, waited a minute for it."""
+    run, plan = write_job(tmp_path), Plan.make("validate", [], {})
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address)
+    has_workers(address, 1)
+    with Client(address, set_as_default=False) as client:
+        (pid,) = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            with (
+                pytest.raises(ClusterError, match="other versions"),
+                performance_report(client, run, plan, threading.Event()),
+            ):
+                raise ClusterError("other versions")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert time.monotonic() - began < 40
 
 
 @other_versions

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _PATIENCE_S = 60.0
+_PATIENCE_AFTER_ERROR_S = 5.0
 
 
 def performance_path(stage: str, plan_id: str) -> str:
@@ -33,11 +34,12 @@ def performance_report(
 
     The scheduler makes it, with bokeh, and does nothing else in that time (a second or two). It is begun when
     the block calls the function it is given, once the work is done, so that the rest of the block goes on
-    alongside; at the latest when the block ends. Whatever goes wrong with it is a line in the log; it never
-    ends a job. After Ctrl-C no report is made.
+    alongside; at the latest when the block ends. It asks every worker; an error does not wait long for one
+    that stands still. Whatever goes wrong with it is a line in the log; it never ends a job. After Ctrl-C no
+    report is made.
     """
     # Not distributed's own context manager: that one writes with fsspec, and raises what it meets.
-    began, problem, count = time.time(), "", 0
+    began, problem, count, patience_s = time.time(), "", 0, _PATIENCE_S
     try:
         count = client.sync(_prepare, client, callback_timeout=_PATIENCE_S)
     except Exception as caught:
@@ -48,7 +50,7 @@ def performance_report(
         if problem or stop.is_set() or client.status != "running":
             return
         try:
-            _write(client, run, plan, began, count)
+            _write(client, run, plan, began, count, patience_s)
         except Exception as caught:
             problem = _line(caught)
 
@@ -56,6 +58,9 @@ def performance_report(
         begin = functools.cache(lambda: beside.submit(write))
         try:
             yield begin
+        except BaseException:
+            patience_s = _PATIENCE_AFTER_ERROR_S
+            raise
         finally:
             begin().result()
             if problem and not stop.is_set():
@@ -63,7 +68,7 @@ def performance_report(
                     run.log("no performance report", stage=plan.stage, problem=problem)
 
 
-def _write(client: Client, run: Run, plan: Plan, began: float, count: int) -> None:
+def _write(client: Client, run: Run, plan: Plan, began: float, count: int, patience_s: float) -> None:
     scheduler: Any = client.scheduler
     page: str = client.sync(
         scheduler.performance_report,
@@ -71,7 +76,7 @@ def _write(client: Client, run: Run, plan: Plan, began: float, count: int) -> No
         last_count=count,
         code=f"camtrap {plan.stage}, plan {plan.id} of {run.job.name}",
         mode="inline",  # read years later, perhaps where there is no internet
-        callback_timeout=_PATIENCE_S,
+        callback_timeout=patience_s,
     )
     run.folder.write(performance_path(plan.stage, plan.id), sums.seal(page.encode()))
 
