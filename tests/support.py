@@ -17,6 +17,7 @@ import psutil
 import pyarrow as pa
 
 from camtrap_batch import Job, open_run
+from camtrap_batch.cli import main
 from camtrap_batch.store.run import Run
 
 PATIENCE_S = 140.0
@@ -53,11 +54,17 @@ def run_of(folder: Path) -> Run:
     return open_run(Job.load(folder / "job.yaml"))
 
 
-def wait_until(condition: Callable[[], bool], patience: float = PATIENCE_S) -> None:
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE_S, pause: float = 0.01) -> None:
+    """Look again and again, with pauses three times as long as a look takes, and `pause` s at least: what is
+    waited for needs the processors."""
     deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        now = time.monotonic()
+        assert now < deadline, "waited too long"
+        time.sleep(max(pause, 3 * (now - began)))
 
 
 def end_family(process: subprocess.Popen[Any]) -> None:
@@ -68,6 +75,11 @@ def end_family(process: subprocess.Popen[Any]) -> None:
     for child in family:
         if child.is_running():
             child.kill()
+
+
+def merge(folder: Path) -> None:
+    """In this process: no worker does any of it."""
+    assert main(["merge", str(folder / "job.yaml"), "--quiet"]) == 0
 
 
 def start_driver(folder: Path, stage: str, cluster: Processes) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import yaml
-from support import PATIENCE_S, Processes, command, receipts, run_of, start_driver, wait_until
+from support import PATIENCE_S, Processes, command, merge, receipts, run_of, start_driver, wait_until
 
 import camtrap_batch
 
@@ -67,7 +67,8 @@ def tables_of(folder: Path) -> dict[str, pa.Table]:
 def test_killed_at_random(undisturbed: Path, tmp_path: Path, processes: Processes) -> None:
     """In each stage a worker dies, then the driver; nothing that was done is done again."""
     quiet, folder = (prepare(undisturbed, tmp_path / name) for name in ("quiet", "killed"))
-    do(quiet, "detect", "infer", "merge", cluster=processes)
+    do(quiet, "detect", "infer", cluster=processes)
+    merge(quiet)
     chance = random.Random(11)
     for stage, table in STAGES.items():
         driver = start_driver(folder, stage, processes)
@@ -90,7 +91,7 @@ def test_killed_at_random(undisturbed: Path, tmp_path: Path, processes: Processe
         after = receipts(folder, stage)
         assert before.items() <= after.items(), "a finished shard was done again"
         assert len(after) > len(before)
-    do(folder, "merge", cluster=processes)
+    merge(folder)
     expected = tables_of(quiet)
     assert expected["boxes"].num_rows > 100
     assert expected["crops"].num_rows > 50

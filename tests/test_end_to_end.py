@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from camtrap_batch.model import read_info
 from camtrap_batch.vocabulary import STATUSES, USABLE
 
 pytestmark = pytest.mark.timeout(240)
+
+Camtrap = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def truth_of(folder: Path) -> dict[str, dict[str, str]]:
@@ -131,15 +134,10 @@ def test_report_says_what_was_computed_in(undisturbed: Path) -> None:
     assert f"<dt>Classified in</dt><dd>{precision}" in page
 
 
-def test_second_run_changes_no_byte_and_needs_no_cluster(undisturbed: Path) -> None:
+def test_second_run_changes_no_byte_and_needs_no_cluster(undisturbed: Path, camtrap: Camtrap) -> None:
     """At the address that is given nobody answers."""
     before = files_of(undisturbed)
-    done = subprocess.run(
-        command(undisturbed, "reprocess", "--cluster", "tcp://127.0.0.1:1"),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = camtrap("reprocess", undisturbed / "job.yaml", "--cluster", "tcp://127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     for stage in ("catalog", "validate", "select", "train", "infer", "merge", "publish", "report"):
         line = next(line for line in done.stderr.splitlines() if line.startswith(f"{stage} "))
@@ -147,7 +145,9 @@ def test_second_run_changes_no_byte_and_needs_no_cluster(undisturbed: Path) -> N
     assert files_of(undisturbed) == before
 
 
-def test_a_new_gap_redoes_merge_and_what_follows_alone(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_new_gap_redoes_merge_and_what_follows_alone(
+    undisturbed: Path, tmp_path: Path, camtrap: Camtrap
+) -> None:
     """At the address that is given nobody answers."""
     folder = tmp_path / "copy"
     shutil.copytree(undisturbed / "run", folder / "run")
@@ -155,24 +155,9 @@ def test_a_new_gap_redoes_merge_and_what_follows_alone(undisturbed: Path, tmp_pa
     job = yaml.safe_load((undisturbed / "job.yaml").read_text())
     (folder / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(folder)}))
     before = run_of(folder).table("events").to_table()
-    done = subprocess.run(
-        # So long a gap makes far fewer events: that they go from the layer has to be said.
-        command(
-            folder,
-            "reprocess",
-            *(
-                "--set",
-                "events.gap_min=100000",
-                "--set",
-                "limits.deleted=1",
-                "--cluster",
-                "tcp://127.0.0.1:1",
-            ),
-        ),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    # So long a gap makes far fewer events: that they go from the layer has to be said.
+    settings = ("--set", "events.gap_min=100000", "--set", "limits.deleted=1")
+    done = camtrap("reprocess", folder / "job.yaml", *settings, "--cluster", "tcp://127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stderr.splitlines() if line and line[0] != " "}
     for stage in ("catalog", "validate", "select", "train", "infer"):

@@ -20,11 +20,13 @@ import yaml
 from support import PATIENCE_S, Processes, command, run_of, wait_until
 from support_http import web_server
 
+from camtrap_batch.cli import main
 from camtrap_batch.rehearsal import write_dataset
 
 pytestmark = pytest.mark.timeout(240)
 
 Write = Callable[..., Path]
+Camtrap = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def write_job(data: Path, tmp_path: Path) -> Write:
     def write(name: str, output: str | None = None, **dataset: Any) -> Path:
-        """Folder of a job file."""
+        """Folder of a job file, whose catalog is made."""
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         job = {
@@ -53,6 +55,7 @@ def write_job(data: Path, tmp_path: Path) -> Write:
             "validate": {"shard_size": 6, "thumbnails": 96},
         }
         (folder / "job.yaml").write_text(yaml.safe_dump(job))
+        assert main(["catalog", str(folder / "job.yaml")]) == 0
         return folder
 
     return write
@@ -103,10 +106,9 @@ def s3_processes(s3_job: Path) -> Iterator[Processes]:
 
 
 def test_a_run_in_a_bucket_killed_and_continued(
-    s3_job: Path, s3_processes: Processes, write_job: Write
+    s3_job: Path, s3_processes: Processes, write_job: Write, camtrap: Camtrap
 ) -> None:
     cluster = ["--cluster", s3_processes.address]
-    finished(s3_job, "catalog")
 
     def start_and_wait(shards: int) -> subprocess.Popen[str]:
         driver = subprocess.Popen(
@@ -132,16 +134,15 @@ def test_a_run_in_a_bucket_killed_and_continued(
     for path, receipt in before.items():
         assert run_of(s3_job).folder.read(path) == receipt, "a finished shard was done again"
 
-    assert call(s3_job, "status").stderr == ""
-    status = finished(s3_job, "status")
-    assert "done" in status
-    assert "120/120" in status
+    status = camtrap("status", s3_job / "job.yaml")
+    assert (status.returncode, status.stderr) == (0, "")
+    assert "done" in status.stdout
+    assert "120/120" in status.stdout
     versions = {path: s3fs.S3FileSystem().info(path)["ETag"] for path in everything(s3_job)}
     assert "nothing to do" in finished(s3_job, "validate", *cluster)
     assert {path: s3fs.S3FileSystem().info(path)["ETag"] for path in everything(s3_job)} == versions
 
     undisturbed = write_job("disk")
-    finished(undisturbed, "catalog")
     finished(undisturbed, "validate", *cluster)
     assert_the_same_images(manifest_of(s3_job), manifest_of(undisturbed))
     assert (
@@ -150,7 +151,7 @@ def test_a_run_in_a_bucket_killed_and_continued(
         .to_table()
         .equals(run_of(undisturbed).table("thumbnails").to_table())
     )
-    finished(s3_job, "gc")
+    assert camtrap("gc", s3_job / "job.yaml").returncode == 0
     assert manifest_of(s3_job).num_rows == 120
 
 
@@ -160,7 +161,11 @@ def everything(folder: Path) -> list[str]:
 
 
 def test_images_elsewhere_are_the_same_images(
-    data: Path, tmp_path: Path, write_job: Write, processes: Processes
+    data: Path,
+    tmp_path: Path,
+    write_job: Write,
+    processes: Processes,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cluster = ["--cluster", processes.address]
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
@@ -174,7 +179,8 @@ def test_images_elsewhere_are_the_same_images(
             "web": f"{server.url('503x1')}?sig=hush",
         }.items():
             folder = write_job(name, images=images)
-            said = finished(folder, "catalog") + finished(folder, "validate", *cluster)
+            said = finished(folder, "validate", *cluster) + "".join(capsys.readouterr())
+            assert "catalog" in said
             manifests[name] = manifest_of(folder)
             assert "hush" not in said
         kept = run_of(folder).folder
@@ -202,7 +208,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 )
 def test_a_full_disk(small_disk: Path, write_job: Write) -> None:
     folder = write_job("full", output=str(small_disk))
-    finished(folder, "catalog")
     ballast = small_disk / "ballast"
     room = shutil.disk_usage(small_disk).free
     ballast.write_bytes(bytes(room - 150_000))

@@ -16,6 +16,7 @@ from support import (
     PATIENCE_S,
     Processes,
     command,
+    merge,
     receipts,
     run_of,
     start_driver,
@@ -47,8 +48,7 @@ def finish_and_compare(folder: Path, stage: str, undisturbed: Path, cluster: Pro
             command(folder, "infer", "--cluster", cluster.address), capture_output=True, timeout=PATIENCE_S
         )
         assert follow.returncode == 0, follow.stderr
-    follow = subprocess.run(command(folder, "merge"), capture_output=True, timeout=PATIENCE_S)
-    assert follow.returncode == 0, follow.stderr
+    merge(folder)
     expected = tables_of(undisturbed)
     for name, table in tables_of(folder).items():
         assert table.equals(expected[name]), name

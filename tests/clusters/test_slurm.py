@@ -23,6 +23,8 @@ from camtrap_batch.cluster import open_cluster
 
 pytestmark = pytest.mark.timeout(420)
 
+_LOOK_S = 0.5  # between two questions, each of which starts a process
+
 CLUSTER = {
     "kind": "slurm",
     "cpu": {"workers": 2, "per_job": 2, "memory": "2GiB", "partition": "cpu"},
@@ -118,12 +120,12 @@ def test_submitted_job_survives_a_worker_s_walltime_and_its_own(
         return state == "RUNNING"
 
     # SLURM itself ends the job with both CPU workers, for its time is up; another takes its place.
-    wait_until(lambda: is_running() and receipts() >= 2)
+    wait_until(lambda: is_running() and receipts() >= 2, pause=_LOOK_S)
     (ended,) = slurm.jobs("camtrap-cpu")
     slurm.ask("scontrol", "update", f"JobId={ended}", "EndTime=now")
-    wait_until(lambda: slurm.state(ended) == "TIMEOUT")  # SLURM looks every 30 s
+    wait_until(lambda: slurm.state(ended) == "TIMEOUT", pause=_LOOK_S)  # SLURM looks every 30 s
     there = receipts()
-    wait_until(lambda: is_running() and receipts() >= there + 2)
+    wait_until(lambda: is_running() and receipts() >= there + 2, pause=_LOOK_S)
     assert ended not in slurm.jobs("camtrap-cpu")
 
     # What SLURM sends ahead of the driver's own walltime: it ends in order, is requeued, and goes on.
@@ -131,10 +133,10 @@ def test_submitted_job_survives_a_worker_s_walltime_and_its_own(
     slurm.ask("scancel", "--batch", "--signal=USR1", driver)
     wait_until(lambda: "finishing what is in flight" in log.read_text())
     slow.unlink()
-    wait_until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", driver))
+    wait_until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", driver), pause=_LOOK_S)
     assert done <= receipts() < 55
     at_work = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
-    wait_until(lambda: slurm.state(driver) not in at_work, patience=150)
+    wait_until(lambda: slurm.state(driver) not in at_work, patience=150, pause=_LOOK_S)
     assert slurm.state(driver) == "COMPLETED", log.read_text()
     assert "the same command goes on" in log.read_text()
 
@@ -194,7 +196,7 @@ def test_a_folder_with_a_space(slurm: Slurm, tmp_path: Path) -> None:
     assert submitted.returncode == 0, submitted.stderr
     driver, log = said(submitted.stdout, "SLURM job"), Path(said(submitted.stdout, "log"))
     assert log.parent == folder / "slurm-logs"
-    wait_until(lambda: slurm.state(driver) not in ("PENDING", "RUNNING", "COMPLETING"))
+    wait_until(lambda: slurm.state(driver) not in ("PENDING", "RUNNING", "COMPLETING"), pause=_LOOK_S)
     assert "camtrap: " in log.read_text()
 
 

@@ -257,6 +257,19 @@ def test_nothing_is_cut(browser: Any, make_whole: MakeData, tmp_path: Path, widt
             " && getComputedStyle(part, '::before').content !== 'none').length"
         )
         assert squeezed == 0, "and takes no room among the frames of an event"
+        torn = page.evaluate(
+            "[...document.querySelectorAll('.command code')].filter(part => part.offsetParent).flatMap("
+            "code => [...code.textContent.matchAll(/--[a-z]+|\\d{4}-\\d\\d-\\d\\d/g)].filter(found => {"
+            "  const walk = document.createTreeWalker(code, NodeFilter.SHOW_TEXT), range = new Range();"
+            "  for (let start = 0, text; text = walk.nextNode(); start += text.length) {"
+            "    const from = found.index - start, to = from + found[0].length;"
+            "    if (from < 0 || to > text.length) continue;"
+            "    range.setStart(text, from); range.setEnd(text, to);"
+            "    return range.getClientRects().length > 1;"
+            "  }"
+            "})).length"
+        )
+        assert torn == 0, "no option or date of a command is on two lines"
     opened.close()
 
 

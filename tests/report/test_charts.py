@@ -76,3 +76,9 @@ def test_heat_map_shades_by_share_of_the_row(n: int) -> None:
 
 def test_heat_map_of_a_class_without_images() -> None:
     assert "class 1 recognised" not in heat_map("t", "", [[4, 1], [0, 0]], ["class 0", "class 1"])
+
+
+def test_a_share_has_no_axis_beyond_all_of_it() -> None:
+    always = lines("Accuracy", "", [Line("accuracy", [(1, 1.0), (2, 1.0)])], "epoch", "share", most=1.0)
+    assert "1.02" not in always
+    assert ">1<" in always

@@ -29,6 +29,7 @@ from camtrap_batch.report import (
     render,
     render_files,
 )
+from camtrap_batch.report.accuracy import most_confused
 from camtrap_batch.report.bundle import has_map
 from camtrap_batch.report.pages import make_pages
 from camtrap_batch.report.text import UNKNOWN
@@ -425,6 +426,34 @@ def test_events_without_label_or_date_are_counted(make_data: MakeData) -> None:
     text = Page(render(dataclasses.replace(data, events=events))).text
     assert "40 of them uncertain" in text
     assert "Over the study period" not in text
+
+
+def test_the_model_is_judged_by_common_names_too(make_data: MakeData) -> None:
+    judged = pa.table({"label": ["all", "panthera onca"], "accuracy": ["93.0%", None]})
+    data = make_data(names=Names({"panthera onca": "Jaguar"}), by_labels=judged)
+    pairs = most_confused(data.metrics or {})
+    n_mistakes = sum("panthera onca" in (pair.truth, pair.predicted) for pair in pairs)
+    assert n_mistakes
+    glance, _, model = render(data).partition('<h2 id="model">')
+    named = 'Jaguar <i class="muted">panthera onca</i>'
+    accuracy = glance.partition("Accuracy by labels")[2].partition("</table>")[0]
+    assert f'<th scope="row">{named}</th>' in accuracy
+    assert '<th scope="col">Label</th><th scope="col">Accuracy</th>' in accuracy
+    assert f'<th scope="row">{named}</th>' in model
+    mistakes = model.partition("Most frequent mistakes")[2].partition("</table>")[0]
+    assert mistakes.count(named) == n_mistakes
+    assert f"predicted <b>{named}</b>" in model
+    _, _, activity = glance.partition('<h2 id="activity">')
+    assert f"<figcaption>{named} <span" in activity
+
+
+def test_light_without_images_is_left_out(make_data: MakeData) -> None:
+    data = make_data()
+    assert data.metrics is not None
+    light = {"day": {"n": 0, "accuracy": None}, "night": {"n": 4, "accuracy": 1.0}}
+    html = render(dataclasses.replace(data, metrics={**data.metrics, "by_light": light}))
+    assert "Accuracy, night" in html
+    assert "Accuracy, day" not in html
 
 
 def test_random_split_is_called_optimistic(make_data: MakeData) -> None:

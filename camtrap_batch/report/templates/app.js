@@ -613,7 +613,7 @@ function cameraRows() {
   if (!table) return;
   const hasDays = c.days.some(value => value !== null);
   const rows = c.name.map((name, number) => {
-    const seen = () => c.top[number].map(([label, n]) => index.labels[label][LABEL] + " " + count(n)).join(", ");
+    const seen = () => c.top[number].map(([label, n]) => shortName(label) + " " + count(n)).join(", ");
     const values = [c.images[number], c.usable[number], c.empty[number], c.events[number], c.uncertain[number], c.species[number]];
     const effort = hasDays ? [c.days[number], c.rate[number]] : [], n = values.length + effort.length;
     return {  // text is made of those rows alone that show, or are searched: there may be a hundred thousand

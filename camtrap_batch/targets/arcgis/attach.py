@@ -129,10 +129,8 @@ class Attacher:
         self._one_feature = one_feature
         self._stop = stop or threading.Event()
         self._pause = _PAUSE_S
-        self._in_vain, self._refusal = (
-            0,
-            "",
-        )  # photos not attached one after the other; why the last was refused
+        self._unanswered = 0  # requests, one after the other
+        self._refusals: dict[str, list[str]] = defaultdict(list)  # ending -> reasons, since one was taken
         about = self._layer.about
         fields = {entry["name"].lower(): entry["name"] for entry in about.get("fields") or []}
         if location_field is not None and location_field.lower() not in fields:
@@ -164,15 +162,14 @@ class Attacher:
         InputError
             A camera has no feature; nothing was changed.
         StageError
-            Nothing more can be sent, for example after a token has expired, or all is refused; the next call
-            continues.
+            Nothing more can be sent, for example after a token has expired; the next call continues.
         """
         self._features_of(cameras)
         if not self._layer.about.get("hasAttachments"):
             change = {"hasAttachments": True}
             with_retries(change_definition, self._service, self._layer.url, "updateDefinition", change)
             self._layer = look_at(self._service, self._layer.url)
-        done, before = Attached(), None
+        done, before, self._pause = Attached(), None, _PAUSE_S
         for _ in range(_TRIES):
             features = self._features_of(cameras)
             attached = self._read(sorted({number for own in features.values() for number in own}))
@@ -218,23 +215,21 @@ class Attacher:
                 parents += added
             pairs += [(camera, parent, photo) for parent, photo in zip(parents, photos, strict=False)]
 
-        self._in_vain = 0
+        self._unanswered = 0
 
         def put(pair: tuple[str, int, Photo]) -> str | None:
             camera, parent, photo = pair
-            if self._stop.is_set() or self._in_vain >= MOST_REFUSALS:
+            if self._stop.is_set() or self._unanswered >= MOST_REFUSALS:
                 return None
+            refused = list(self._refusals[ending_of(photo.name)])  # other threads change it
+            if len(refused) >= MOST_REFUSALS:
+                return f"not sent, as {MOST_REFUSALS} of its kind were refused: {refused[-1]}"
             return self._put(parent, photo, f"{_MARK}{camera}")
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for (camera, _, photo), reason in zip(pairs, pool.map(put, pairs), strict=True):
                 if reason is not None:
                     done.failed[f"{camera}/{photo.name}"] = reason
-        if self._in_vain >= MOST_REFUSALS and self._refusal:
-            raise StageError(
-                f"{self._layer.url}: refused {self._in_vain} photos one after the other, the rest is not "
-                f"sent: {self._refusal}"
-            )
 
     def _put(self, parent: int, photo: Photo, keywords: str) -> str | None:
         """Attach a photo to a feature that does not have it; returns why that was refused, or None.
@@ -242,6 +237,7 @@ class Attacher:
         Also None if no answer says what was done: then it must be looked up.
         """
         content = photo.read()
+        refusals = self._refusals[ending_of(photo.name)]
         address = f"{self._layer.url}/{parent}/addAttachment"
         kind = mimetypes.guess_type(photo.name)[0] or "application/octet-stream"
         try:
@@ -254,21 +250,22 @@ class Attacher:
                     address, {"keywords": keywords}, {"attachment": (photo.name, content, kind)}
                 )
         except Unknown as problem:
-            self._in_vain, self._refusal = self._in_vain + 1, ""
+            self._unanswered += 1
             self._stop.wait(max(self._pause, problem.retry_after_s or 0.0))
             return None
         except ServiceRefused as problem:
-            return self._refused(str(problem))
+            if not problem.is_too_large:
+                refusals.append(str(problem))
+            return str(problem)
+        self._unanswered = 0
         result = answer.get("addAttachmentResult") or {}
         if result.get("success"):
-            self._in_vain = 0
+            refusals.clear()
             return None
         error = result.get("error") or {}
         said = error.get("description") or error.get("message") or "no reason given"
-        return self._refused(f"{said} ({error.get('code')})")
-
-    def _refused(self, reason: str) -> str:
-        self._in_vain, self._refusal = self._in_vain + 1, reason
+        reason = f"{said} ({error.get('code')})"
+        refusals.append(reason)
         return reason
 
     def prune(self, named: re.Pattern[str], wanted: Collection[str]) -> int:

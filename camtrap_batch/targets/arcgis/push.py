@@ -90,6 +90,7 @@ class LayerPush:
         self._sent: Sent = self.remote.sent(rows)
         self._rows = rows
         self._edits: list[_Edit] = []
+        self._renamed: set[str] = set()  # keys that the layer has in another case: no append job finds them
         self._refusals, self._refusal = (
             0,
             "",
@@ -112,6 +113,8 @@ class LayerPush:
             _Edit(row["edit"], row["key"], row["row"], row["object_id"], row["location"], row["row_hash"])
             for row in plan.to_pylist()
         ]
+        held = {row[self.remote.key] for row in stored}
+        self._renamed = {edit.key for edit in edits if edit.kind == "update" and edit.key not in held}
         refused = None
         stale = [edit for edit in edits if edit.kind == "delete"]
         if self._wanted.prune:
@@ -141,7 +144,9 @@ class LayerPush:
     def send(self) -> None:
         """Do the edits, then read the layer back and compare."""
         if self._by_append:
-            self._append([edit for edit in self._edits if edit.kind != "delete"])
+            self._append(
+                [edit for edit in self._edits if edit.kind != "delete" and edit.key not in self._renamed]
+            )
         else:
             self._require_shown(next((edit for edit in self._edits if edit.kind == "add"), None))
         self._send([edit for edit in self._edits if edit.result is None])
@@ -233,11 +238,14 @@ class LayerPush:
                 features = self._sent.features(list(map(_row, some)))
                 try:
                     complaint = append.run_job(self._service, self.remote, features, self._stop)
-                except (ServiceRefused, Unknown) as problem:
-                    if isinstance(problem, ServiceRefused) and problem.is_too_large and size > BATCH:
+                except ServiceRefused as problem:
+                    if problem.is_too_large and size > BATCH:
                         size = max(size // 2, BATCH)
                         continue
                     said, failed = str(problem), failed + 1
+                except Unknown as problem:
+                    said, failed = str(problem), failed + 1
+                    self._stop.wait(problem.retry_after_s or 0.0)
                 else:
                     said, failed = complaint or said, 0
                     completed += [] if complaint else some
