@@ -291,8 +291,8 @@ def parse(
         dotted = ".".join(map(str, keys))
         given = [assignment.partition("=")[0].strip() for assignment in assignments]
         is_set = any(f"{dotted}.".startswith(f"{key}.") for key in given)
-        place = f"--set {dotted}" if is_set else f"{line}: {dotted}"
-        raise error(f"{place}: {_explain(model, content, keys, found[keys])}{more}") from None
+        where = f"--set {dotted}" if is_set else f"{line}: {dotted}"
+        raise error(f"{where}: {_explain(model, content, keys, found[keys])}{more}") from None
 
 
 def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:

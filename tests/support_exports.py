@@ -95,7 +95,7 @@ def add_boxes(job: Path, boxes: list[Row], threshold: float) -> None:
 
 
 def images_of(run: Run, number: int | None = None, **options: Any) -> Images:
-    return Images(run, ExportInput.find(run, number), empty="empty", **options)
+    return Images(run, ExportInput.find(run, number), **options)
 
 
 def export(images: Images, to: str, path: Path, **options: Any) -> Written:

@@ -681,8 +681,8 @@ def _inside(
     )
     begin = np.searchsorted(at[order], start, side="left")
     number = np.maximum(np.searchsorted(at[order], end, side="right") - begin, 0)
-    place = np.arange(number.sum()) + np.repeat(begin - np.cumsum(number) + number, number)
-    return pd.DataFrame({"span": np.repeat(spans.index.to_numpy(), number), "medium": media[order[place]]})
+    position = np.arange(number.sum()) + np.repeat(begin - np.cumsum(number) + number, number)
+    return pd.DataFrame({"span": np.repeat(spans.index.to_numpy(), number), "medium": media[order[position]]})
 
 
 def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

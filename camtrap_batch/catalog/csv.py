@@ -147,33 +147,8 @@ def read_csv(
         number = {image_id: at for at, image_id in enumerate(first_of)}
         labels, categories = _labels(rows, marks, own_label, [number[image_id] for image_id in ids])
 
-    def first(column: Sequence[Cell]) -> list[Cell]:
-        return [column[row] for row in firsts]
-
-    def of_images(what: str) -> Cells:
-        return first(rows.cells(what))
-
-    dates = (
-        of_images("datetime")
-        if "datetime" in used
-        else [join_date_and_time(*both) for both in zip(of_images("date"), of_images("time"), strict=True)]
-    )
     return make_catalog(
-        Rows(
-            image_id=list(first_of),
-            file_name=first(files),
-            location=[
-                given or location_of(file or "")
-                for given, file in zip(of_images("location"), first(files), strict=True)
-            ],
-            deployment=of_images("deployment"),
-            seq_id=of_images("seq_id"),
-            frame_num=first(rows.whole("frame_num")),
-            seq_num_frames=first(rows.whole("seq_num_frames")),
-            dates=dates,
-            width=of_images("width"),
-            height=of_images("height"),
-        ),
+        _images(rows, files, first_of, location_of),
         labels,
         source="csv",
         where=path,
@@ -205,6 +180,36 @@ class _Rows:
 
     def at(self, row: int) -> str:
         return self.table.at(self.kept[row])
+
+
+def _images(
+    rows: _Rows, files: Cells, first_of: Mapping[str, int], location_of: Callable[[str], str | None]
+) -> Rows:
+    """What the first row of each image says of it."""
+
+    def first(column: Sequence[Cell]) -> list[Cell]:
+        return [column[row] for row in first_of.values()]
+
+    def cells(what: str) -> Cells:
+        return first(rows.cells(what))
+
+    return Rows(
+        image_id=list(first_of),
+        file_name=first(files),
+        location=[
+            given or location_of(file or "")
+            for given, file in zip(cells("location"), first(files), strict=True)
+        ],
+        deployment=cells("deployment"),
+        seq_id=cells("seq_id"),
+        frame_num=first(rows.whole("frame_num")),
+        seq_num_frames=first(rows.whole("seq_num_frames")),
+        dates=cells("datetime")
+        if "datetime" in rows.used
+        else [join_date_and_time(*both) for both in zip(cells("date"), cells("time"), strict=True)],
+        width=cells("width"),
+        height=cells("height"),
+    )
 
 
 def _open(path: str, columns: Mapping[str, str] | None) -> tuple[GivenTable, dict[str, str]]:

@@ -75,7 +75,6 @@ def make_catalog(
     notes: Counter[str] | None = None,
     utc_offset: str | None = None,
     order: Order | None = None,
-    root: str | None = None,
     at: Callable[[int], str] | None = None,
 ) -> Catalog:
     """Put a source's columns together.
@@ -88,7 +87,6 @@ def make_catalog(
     categories, notes : as in `Catalog`
     utc_offset : offset of dates that have none of their own, such as "+02:00"
     order : order of day and month in ambiguous dates
-    root : path or URL that file names may begin with, and to which they are relative
     at : file and line of a row, for messages; default: `where` and the image's id
 
     Raises
@@ -120,7 +118,6 @@ def make_catalog(
         categories=categories or [],
         notes=notes,
         utc_offset=utc_offset,
-        root=root,
     )
 
 

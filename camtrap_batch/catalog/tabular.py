@@ -51,7 +51,6 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _OLE = b"\xd0\xcf\x11\xe0"  # first bytes of .xls
-_FIELD_LIMIT = 131_072  # limit of Python's reader for one cell
 
 Names = Mapping[str, Sequence[str]]
 """Purpose of a column -> the names that it may have, the most likely first."""

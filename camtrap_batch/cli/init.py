@@ -86,7 +86,7 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     if found.videos and find_spec("av") is not None:
         found.dataset["video"] = {"every_s": 1, "most_frames": 10}
     name = options.name or _name_of(options.target)
-    path = _place(options.out, name, found.dataset)
+    path = _job_path(options.out, name, found.dataset)
     reader, catalog = _read_with_order(name, path, found, options.dates)
     if reader.package is not None and "://" not in reader.package:
         images = found.dataset["images"]
@@ -196,7 +196,7 @@ def _name_of(target: str) -> str:
     return _NAME.sub("-", stem).strip("-._").lower()[:100] or "images"
 
 
-def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
+def _job_path(out: str | None, name: str, dataset: dict[str, object]) -> Path:
     """Where the job file goes: not among the images, where its run folder must not be."""
     images = str(dataset.get("images") or "")
     root = Path(images) if images and "://" not in images else None

@@ -99,20 +99,20 @@ class Repeats:
 
     Attributes
     ----------
-    boxes, spots : number of boxes that are repeats, and of spots that they repeat
-    places : about each spot, those with most images first; no more than `_LISTED` of them are of use
+    boxes, n_spots : number of boxes that are repeats, and of spots that they repeat
+    spots : about each spot, those with most images first; no more than `_LISTED` of them are of use
     """
 
     boxes: int = 0
-    spots: int = 0
-    places: Sequence[dict[str, Any]] = ()
+    n_spots: int = 0
+    spots: Sequence[dict[str, Any]] = ()
 
     def meta(self) -> dict[str, Any]:
         """What a snapshot keeps about them."""
         return {
             "repeats": self.boxes,
-            "repeated_places": list(self.places[:_LISTED]),
-            "n_repeated_places": self.spots,
+            "repeated_places": list(self.spots[:_LISTED]),
+            "n_repeated_places": self.n_spots,
         }
 
     @classmethod
@@ -122,18 +122,18 @@ class Repeats:
     @classmethod
     def joined(cls, parts: Iterable[Repeats]) -> Repeats:
         """Those of a whole data set, from those of its parts, whose cameras differ and follow one another."""
-        boxes, spots, places = 0, 0, list[dict[str, Any]]()
+        boxes, n_spots, spots = 0, 0, list[dict[str, Any]]()
         for part in parts:
-            places += [place | {"repeat": place["repeat"] + spots} for place in part.places]
-            boxes, spots = boxes + part.boxes, spots + part.spots
-        return cls(boxes, spots, sorted(places, key=_most_images_first))
+            spots += [spot | {"repeat": spot["repeat"] + n_spots} for spot in part.spots]
+            boxes, n_spots = boxes + part.boxes, n_spots + part.n_spots
+        return cls(boxes, n_spots, sorted(spots, key=_most_images_first))
 
     def notes(self) -> list[str]:
-        if not self.places:
+        if not self.spots:
             return []
-        worst = self.places[0]
+        worst = self.spots[0]
         return [
-            f"{plural(self.boxes, 'box', 'boxes')} at {plural(self.spots, 'spot')} set "
+            f"{plural(self.boxes, 'box', 'boxes')} at {plural(self.n_spots, 'spot')} set "
             f"aside as repeats; most at {worst['location']}: {plural(worst['images'], 'image')}"
         ]
 
@@ -155,7 +155,7 @@ class Marked:
 
 
 def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, boxes: pa.Table) -> Marked:
-    """Look for boxes in the same place in many pictures of a camera.
+    """Look for boxes at the same spot in many pictures of a camera.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, box
     location = rows["location"].combine_chunks().dictionary_encode()
     camera = location.indices.fill_null(-1).to_numpy().astype(np.int64)[row_of]
     corners = to_corners(boxes)[counts]
-    found, spots = find_spots(
+    found, known = find_spots(
         camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames
     )
     repeat[counts] = found
@@ -181,10 +181,10 @@ def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, box
     category = pc.index_in(boxes["category"], value_set=categories).to_numpy()
     repeated = np.flatnonzero(found >= 0)
     repeated = repeated[np.argsort(found[repeated], kind="stable")]
-    places = []
+    spots = []
     for members in np.split(repeated, np.flatnonzero(np.diff(found[repeated])) + 1) if len(repeated) else []:
         n = Counter(category[counts[members]].tolist())
-        places.append(
+        spots.append(
             {
                 "repeat": int(found[members[0]]),
                 "location": names[camera[members[0]]],
@@ -194,8 +194,8 @@ def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, box
                 "image_id": image_ids[int(row_of[members[0]])].as_py(),
             }
         )
-    repeats = Repeats(len(repeated), len(places), sorted(places, key=_most_images_first))
-    return Marked(repeat, spots, names, repeats)
+    repeats = Repeats(len(repeated), len(spots), sorted(spots, key=_most_images_first))
+    return Marked(repeat, known, names, repeats)
 
 
 def to_corners(boxes: pa.Table) -> npt.NDArray[np.float32]:
@@ -203,8 +203,8 @@ def to_corners(boxes: pa.Table) -> npt.NDArray[np.float32]:
     return np.stack([boxes[name].to_numpy() for name in SIDES], axis=1)
 
 
-def _most_images_first(place: dict[str, Any]) -> tuple[int, int]:
-    return -place["images"], place["repeat"]
+def _most_images_first(spot: dict[str, Any]) -> tuple[int, int]:
+    return -spot["images"], spot["repeat"]
 
 
 def make_rules(

@@ -57,8 +57,8 @@ def decode_picture(picture: Picture, framing: Framing) -> Pixels:
             part = image.crop(whole_pixels(box, image.width, image.height))
             squares.append(np.asarray(resize_image(part, (size, size), framing)))
             continue
-        place = square_around(box, image.width, image.height)
-        squares.append(np.asarray(resize_image(image, (size, size), framing, place)))
+        square = square_around(box, image.width, image.height)
+        squares.append(np.asarray(resize_image(image, (size, size), framing, square)))
     return np.stack(squares)
 
 

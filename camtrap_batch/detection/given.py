@@ -68,10 +68,10 @@ class ResultsDetector:
         names = rows["file_name"]
         whole = match_detections(found, names, self.path, images=self.images, key=self.key)
         listed = below_root(found.images["file_name"].combine_chunks(), self.images)
-        place = pc.index_in(names, value_set=listed)
-        lists = match_frames(found, whole, found.images["file_name"].take(place), rows["video_s"])
+        row = pc.index_in(names, value_set=listed)
+        lists = match_frames(found, whole, found.images["file_name"].take(row), rows["video_s"])
         # Nothing is known about an unexamined frame of an examined video.
-        is_failed = pc.and_(place.is_valid(), whole.is_null())
+        is_failed = pc.and_(row.is_valid(), whole.is_null())
         others = len(listed) - pc.sum(pc.is_in(listed, value_set=names.combine_chunks())).as_py()
         n, n_known = len(lists), len(lists) - lists.null_count
         notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]

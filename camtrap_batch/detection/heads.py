@@ -159,29 +159,30 @@ def read_boxes(
     return [read(picture, frame, n_categories, least, iou) for picture in output]
 
 
-def suppress(found: Raw, iou: float, most: int = MOST_BOXES) -> Raw:
-    """Leave out boxes whose overlap with a surer one of their category is above `iou`."""
+def suppress(found: Raw, iou: float) -> Raw:
+    """The surest `MOST_BOXES` of the boxes that do not overlap a surer one of their category by more than
+    `iou`."""
     order = np.argsort(-found.confidence, kind="stable")[:_TO_SUPPRESS]
     category = found.category[order]
     # Separated by category as in that software, so that a box right at `iou` is rounded in the same way.
     apart = found.corners[order] + category[:, None].astype(np.float32) * _APART
-    kept = order[_suppress(apart, category, np.float32(iou), most)]
+    kept = order[_suppress(apart, category, np.float32(iou))]
     return Raw(found.corners[kept], found.confidence[kept], found.category[kept])
 
 
 @compiled
 def _suppress(
-    corners: npt.NDArray[np.float32], category: npt.NDArray[np.int16], iou: Any, most: int
+    corners: npt.NDArray[np.float32], category: npt.NDArray[np.int16], iou: Any
 ) -> npt.NDArray[np.int64]:
     n = len(corners)
     areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     gone = np.zeros(n, np.bool_)
-    kept = np.empty(min(n, most), np.int64)
+    kept = np.empty(min(n, MOST_BOXES), np.int64)
     number = 0
     for box in range(n):
         if gone[box]:
             continue
-        if number == most:
+        if number == MOST_BOXES:
             break
         kept[number] = box
         number += 1

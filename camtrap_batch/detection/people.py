@@ -80,14 +80,9 @@ class People:
             return None
 
 
-def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = None) -> People:
-    """Where these images show people, according to the current tables.
-
-    Parameters
-    ----------
-    shown : default: the job's `report.people`
-    """
-    shown = run.job.report.people if shown is None else shown
+def find_people(run: Run, image_ids: Iterable[str]) -> People:
+    """Where these images show people, according to the current tables, unless `report.people` shows them."""
+    shown = run.job.report.people
     ids = pa.array(sorted(set(image_ids)), pa.string())
     if shown == "show" or not len(ids):
         return People(shown)

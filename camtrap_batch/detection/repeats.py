@@ -71,7 +71,7 @@ def find_spots(
             if len(mine) < min_frames:
                 continue
             some = rows[mine]
-            for members, box in _places(boxes[some], middle[some], frame[some], iou, min_frames):
+            for members, box in _spots(boxes[some], middle[some], frame[some], iou, min_frames):
                 found[some[members]] = len(spots)
                 spots.append((int(camera[some[0]]), box))
     return found, Spots(
@@ -156,7 +156,7 @@ def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: 
     return np.flatnonzero(found)
 
 
-def _places(
+def _spots(
     boxes: Numbers, middle: Numbers, frame: npt.NDArray[np.int64], iou: float, min_frames: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], Numbers]]:
     """The boxes of each spot, and the box that all of them overlap."""

@@ -120,7 +120,7 @@ class LookedAt:
         nearest = min(known, key=lambda number: abs(number - wanted), default=None)
         if nearest is None or abs(nearest - wanted) > reach:
             return [] if self.processed is None else None
-        return [place for place, number in enumerate(self.of_boxes) if number == nearest]
+        return [index for index, number in enumerate(self.of_boxes) if number == nearest]
 
 
 class _Box(msgspec.Struct, gc=False):
@@ -274,9 +274,9 @@ def match_frames(
     found = []
     for row, name, time in zip(rows.tolist(), names, times, strict=True):
         looked = detections.videos.get(name)
-        places = None if looked is None else looked.boxes_at(time)
-        boxes = lists[row].as_py() if places is not None else None
-        found.append(None if boxes is None or places is None else [boxes[at] for at in places])
+        indices = None if looked is None else looked.boxes_at(time)
+        boxes = lists[row].as_py() if indices is not None else None
+        found.append(None if boxes is None or indices is None else [boxes[at] for at in indices])
     index = np.arange(len(lists))
     index[rows] = len(lists) + np.arange(len(rows))
     return pa.concat_arrays([lists, pa.array(found, lists.type)]).take(pa.array(index))

@@ -51,7 +51,7 @@ def answers(found: Detections, images: str | None, rows: pa.Table, boxes: Boxes,
         some, counted = _tops(look, told, whole.slice(start, _ROWS).to_pylist(), words)
         tops += some
         n_boxes.append(counted)
-        crops += _crops(look, told, part["image_id"].to_pylist(), words)
+        crops += _crops(told, part["image_id"].to_pylist(), words)
     labels = pa.array([top[0][0] if top else None for top in tops], pa.string())
     why = pc.if_else(entry.is_valid(), "unreadable", "no_result")
     notes = [f"{len(labels) - labels.null_count:,} of {len(labels):,} images have a label from the results"]
@@ -140,7 +140,7 @@ def _tops(
     return tops, counted
 
 
-def _crops(look: Look, told: ByRow, image_ids: list[str], words: _Words) -> list[dict[str, Any]]:
+def _crops(told: ByRow, image_ids: list[str], words: _Words) -> list[dict[str, Any]]:
     return [
         _crop(image_ids[row], number, words.top(said))
         for row, some in told.items()

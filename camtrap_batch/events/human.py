@@ -206,8 +206,8 @@ def _sequences(
     for name in TRAITS:
         columns[name] = _only(label, one_chunk(said[name]), sequence, per_sequence)
     together = pa.concat_tables([sequences.filter(pa.array(untouched)), pa.table(columns, schema=SEQUENCES)])
-    place = np.append(np.flatnonzero(untouched), row)
-    return together.take(pa.array(np.lexsort((encode(together["label"])[0], place))))
+    position = np.append(np.flatnonzero(untouched), row)
+    return together.take(pa.array(np.lexsort((encode(together["label"])[0], position))))
 
 
 def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) -> pa.Array:
@@ -218,10 +218,10 @@ def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) 
     codes, names = encode(label)
     values, texts = encode(trait)
     key = sequence * len(names) + codes
-    wanted, place = np.unique(key[per_sequence], return_inverse=True)
+    wanted, pair = np.unique(key[per_sequence], return_inverse=True)
     pairs = np.unique(np.stack([np.searchsorted(wanted, key[known]), values[known]]), axis=1)
     times, one = np.bincount(pairs[0], minlength=len(wanted)), np.zeros(len(wanted), np.int64)
     np.maximum.at(one, pairs[0], pairs[1])
     if pa.types.is_timestamp(trait.type):  # the last time counts
         times = np.minimum(times, 1)
-    return texts.take(pa.array(one[place], mask=times[place] != 1))
+    return texts.take(pa.array(one[pair], mask=times[pair] != 1))

@@ -52,12 +52,12 @@ def of_metadata(catalog: pa.Table, usable: pa.ChunkedArray, names: Names) -> pa.
     usable : ids of the usable images, in the catalog's order
     """
     ids = one_chunk(catalog["image_id"])
-    place = one_chunk(pc.index_in(ids, one_chunk(usable))).fill_null(-1).to_numpy().astype(np.int64)
-    if np.count_nonzero(place >= 0) != len(usable):
+    row_of = one_chunk(pc.index_in(ids, one_chunk(usable))).fill_null(-1).to_numpy().astype(np.int64)
+    if np.count_nonzero(row_of >= 0) != len(usable):
         raise BrokenPromise("merge: the catalog does not have the manifest's images; run validate again")
-    place[one_chunk(catalog["labelled_by"]).is_valid().to_numpy(zero_copy_only=False)] = -1
+    row_of[one_chunk(catalog["labelled_by"]).is_valid().to_numpy(zero_copy_only=False)] = -1
     labels = one_chunk(catalog["labels"])
-    row = place[pc.list_parent_indices(labels).to_numpy()]
+    row = row_of[pc.list_parent_indices(labels).to_numpy()]
     found = pc.list_flatten(labels)
     counts = found.field("count")
     told = pa.table({"row": row, "label": names.of(found.field("name")), "count": counts.cast(pa.int32())})

@@ -76,20 +76,61 @@ def summarise(
     pyarrow.Table
         schemas.LOCATIONS, by location.
     """
-    n_images = manifest.num_rows
     known = [] if cameras is None else one_chunk(cameras["location"]).cast(pa.string())
     named = pa.chunked_array([*manifest["location"].cast(pa.string()).chunks, known], pa.string())
     location, locations = encode_locations(named)
-    location = location[:n_images]
     n = len(locations)
-    status = manifest["status"].cast(pa.string())
+    of_images, n_days = _of_images(manifest, location[: manifest.num_rows], n)
+    blank = sequences.filter(pc.equal(sequences["label"], empty))
+    days, source = _effort(locations, n_days, effort)
+    coordinates = _coordinates(locations, cameras)
+    columns = {
+        "location": locations,
+        **coordinates,
+        **of_images,
+        "n_empty": np.bincount(_codes(blank, locations), blank["n_images"].to_numpy(), minlength=n).astype(
+            np.int32
+        ),
+        **_of_events(events, locations, days, rated),
+        "model_id": pa.repeat(pa.scalar(model_id, pa.string()), n),
+        "predictions_snapshot": pa.repeat(predictions_snapshot, n),
+        "run_time": pa.repeat(pa.scalar(run_time, pa.timestamp("us", tz="UTC")), n),
+        "camera_days": days,
+        "effort_source": source,
+        "n_date_findings": pa.nulls(n, pa.int32())
+        if dubious is None
+        else np.bincount(_codes(dubious, locations), minlength=n),
+        "geometry": _points(coordinates["longitude"], coordinates["latitude"]),
+        "corrected_by_label": pa.nulls(n, LOCATIONS.field("corrected_by_label").type),
+    }
+    return pa.table(
+        {field.name: pa.array(columns[field.name]).cast(field.type) for field in LOCATIONS}, schema=LOCATIONS
+    )
+
+
+def _of_images(manifest: pa.Table, location: Ints, n: int) -> tuple[dict[str, Any], Ints]:
+    """Columns about the images of each of n locations, and on how many dates each has a usable one."""
+    status = one_chunk(manifest["status"].cast(pa.string()))
     time = microseconds(manifest["datetime"])
-    is_usable = one_chunk(pc.is_in(status, pa.array(USABLE))).to_numpy(zero_copy_only=False)
+    is_usable = _true(pc.is_in(status, pa.array(USABLE)))
     is_dated = time != NO_TIME
     first, last = _ends(manifest, location, time, is_usable & is_dated, n)
+    columns = {
+        "n_images": np.bincount(location, minlength=n),
+        **{
+            f"n_{name}": np.bincount(location[_true(pc.equal(status, name))], minlength=n)
+            for name in STATUSES
+        },
+        "n_undated": np.bincount(location[is_usable & ~is_dated], minlength=n),
+        "first": timestamps(first),
+        "last": timestamps(last),
+    }
+    return columns, _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n)
 
-    blank = sequences.filter(pc.equal(sequences["label"], empty))
-    n_empty = np.bincount(_codes(blank, locations), blank["n_images"].to_numpy(), minlength=n)
+
+def _of_events(events: pa.Table, locations: pa.Array, days: Doubles, rated: Bools | None) -> dict[str, Any]:
+    """Columns about the events of each location; `days`: for how long cameras worked at each."""
+    n = len(locations)
     is_species = pc.not_equal(events["label"], UNCERTAIN)
     species = events.filter(is_species)
     uncertain = events.filter(pc.invert(is_species))
@@ -101,54 +142,22 @@ def summarise(
     hour = one_chunk(pc.hour(species["start"])).to_numpy(zero_copy_only=False).astype(np.int64)
     is_timed = ~flags(species, "date_only")  # a date without a time of day does not mean midnight
     activity = np.bincount(where[is_timed] * 24 + hour[is_timed], minlength=n * 24)
-    days, source = _effort(
-        locations, _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n), effort
-    )
     is_rated = np.ones(len(where), np.bool_) if rated is None else rated[_true(is_species)]
-    n_species = np.bincount(where[is_rated], minlength=n)
-    rate = 100 * n_species / np.where(days > 0, days, 1)
-    coordinates = _coordinates(locations, cameras)
-    columns = {
-        "location": locations,
-        **coordinates,
-        "n_images": np.bincount(location, minlength=n),
-        **{
-            f"n_{name}": np.bincount(
-                location[one_chunk(pc.equal(status, name)).to_numpy(zero_copy_only=False)], minlength=n
-            )
-            for name in STATUSES
-        },
-        "n_empty": n_empty.astype(np.int32),
-        "n_undated": np.bincount(location[is_usable & ~is_dated], minlength=n),
-        "first": timestamps(first),
-        "last": timestamps(last),
+    rate = 100 * np.bincount(where[is_rated], minlength=n) / np.where(days > 0, days, 1)
+    return {
         "n_events": np.bincount(_codes(events, locations), minlength=n),
         "n_uncertain": np.bincount(_codes(uncertain, locations), minlength=n),
         "richness": richness,
         "events_by_label": by_label,
         "top_label": top_label,
-        "model_id": pa.repeat(pa.scalar(model_id, pa.string()), n),
-        "predictions_snapshot": pa.repeat(predictions_snapshot, n),
-        "run_time": pa.repeat(pa.scalar(run_time, pa.timestamp("us", tz="UTC")), n),
-        "camera_days": days,
-        "effort_source": source,
         "detections_per_100_days": pa.array(rate, mask=days == 0),
         "activity_by_hour": pa.ListArray.from_arrays(
             pa.array(np.arange(n + 1) * 24, pa.int32()), pa.array(activity, pa.int32())
         ),
-        "n_date_findings": pa.nulls(n, pa.int32())
-        if dubious is None
-        else np.bincount(_codes(dubious, locations), minlength=n),
-        "geometry": _points(coordinates["longitude"], coordinates["latitude"]),
-        "corrected_by_label": pa.nulls(n, LOCATIONS.field("corrected_by_label").type),
     }
-    return pa.table(
-        {name: pa.array(column).cast(LOCATIONS.field(name).type) for name, column in columns.items()},
-        schema=LOCATIONS,
-    )
 
 
-def _true(column: pa.ChunkedArray) -> Bools:
+def _true(column: pa.Array | pa.ChunkedArray) -> Bools:
     return np.asarray(one_chunk(column).to_numpy(zero_copy_only=False), np.bool_)
 
 

@@ -15,6 +15,7 @@ rolls up in the same spirit (github.com/google/cameratrapai).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from camtrap_batch.events.codes import (
     short_hash,
     starts_of_groups,
 )
-from camtrap_batch.events.evidence import Evidence
+from camtrap_batch.events.evidence import Evidence, Found
 from camtrap_batch.events.species import SpeciesLists
 from camtrap_batch.events.taxonomy import Taxonomy
 from camtrap_batch.store.schemas import SEQUENCES
@@ -95,7 +96,6 @@ def combine(
     *,
     empty: str,
     min_confidence: float,
-    burst_gap_s: float = BURST_GAP_S,
     classes: Sequence[str] | None = None,
     scores: Callable[[], Iterable[pa.RecordBatch]] | None = None,
     taxonomy: Taxonomy | None = None,
@@ -105,7 +105,7 @@ def combine(
 
     A sequence is a `seq_id` at one location: data sets use the same one at two. Images without a `seq_id` are
     grouped by time: a burst continues while each image of its location follows the one before within
-    `burst_gap_s`. An image without a date as well, or without a known location, is a sequence of its own.
+    `BURST_GAP_S`. An image without a date as well, or without a known location, is a sequence of its own.
 
     Parameters
     ----------
@@ -120,8 +120,6 @@ def combine(
     min_confidence
         Minimum probability with which an image speaks for its sequence; a sequence below it is `UNCERTAIN`,
         or gets the label of a group.
-    burst_gap_s
-        Seconds.
     classes
         The model's classes, in the order of `probs`; default: those in label and top5.
     scores
@@ -142,21 +140,7 @@ def combine(
     InputError
         None of the classes is in the taxonomy, or on a species list.
     """
-    location, locations = encode_locations(frames["location"])
-    time = microseconds(frames["datetime"])
-    name, names = encode(frames["seq_id"])
-    moment = elapsed(frames, time, location)
-    group = _group(location, locations, name, moment, burst_gap_s, flags(frames, "date_only"))
-    rank, image_ids = encode(frames["image_id"])
-    order = np.lexsort((rank, moment, group))
-    begins = np.flatnonzero(starts_of_groups(group[order]))
-    first = order[begins]
-    start = time[first]
-    # Undated images come last in their sequence.
-    dated = np.where(time[order] == NO_TIME, -1, np.arange(len(order)))
-    last = order[np.maximum(np.maximum.reduceat(dated, begins), 0)] if len(first) else first
-    end = np.where(start == NO_TIME, NO_TIME, time[last])
-
+    images = _group_images(frames)
     evidence = Evidence(
         frames,
         scores,
@@ -165,26 +149,79 @@ def combine(
         min_confidence=min_confidence,
         taxonomy=taxonomy,
         species=species,
-        locations=locations.to_pylist(),
+        locations=images.locations.to_pylist(),
     )
-    found = evidence.judge(group, location[first])
-    own = found.own
-    best_image = np.lexsort((rank, -own, group))[begins]  # NaN sorts last
+    found = evidence.judge(images.group, images.location[images.first])
+    sequences = _rows_of_sequences(images, found)
+    labelled = _rows_of_frames(images, found, frames, one_chunk(sequences["confidence"]))
+    first = images.first
+    order = np.lexsort((encode(images.seq_id)[0], images.moment[first], images.location[first]))
+    return Sequences(sequences.take(pa.array(order)), labelled)
+
+
+@dataclass(frozen=True, eq=False)
+class _Grouped:
+    """Images and the sequences that they form.
+
+    Attributes
+    ----------
+    location, time, moment : of each image: index in `locations`, what its clock showed, elapsed time
+    rank : each image's index in `image_ids`, which are sorted
+    group : number of each image's sequence
+    begins : of each sequence: where it begins if images are sorted by sequence
+    first, last : of each sequence: its first image, and its last one with a date
+    seq_id : of each sequence
+    """
+
+    locations: pa.Array
+    location: Ints
+    time: Ints
+    moment: Ints
+    image_ids: pa.Array
+    rank: Ints
+    group: Ints
+    begins: Ints
+    first: Ints
+    last: Ints
+    seq_id: pa.Array
+
+
+def _group_images(frames: pa.Table) -> _Grouped:
+    location, locations = encode_locations(frames["location"])
+    time = microseconds(frames["datetime"])
+    name, names = encode(frames["seq_id"])
+    moment = elapsed(frames, time, location)
+    group = _group(location, locations, name, moment, flags(frames, "date_only"))
+    rank, image_ids = encode(frames["image_id"])
+    order = np.lexsort((rank, moment, group))
+    begins = np.flatnonzero(starts_of_groups(group[order]))
+    first = order[begins]
+    # Undated images come last in their sequence.
+    dated = np.where(time[order] == NO_TIME, -1, np.arange(len(order)))
+    last = order[np.maximum(np.maximum.reduceat(dated, begins), 0)] if len(first) else first
     seq_id = pc.coalesce(
         names.take(pa.array(name[first], mask=name[first] < 0)),
         _made_names(locations.to_pylist(), location[first], image_ids, rank[first], name[first] < 0),
     )
+    return _Grouped(locations, location, time, moment, image_ids, rank, group, begins, first, last, seq_id)
+
+
+def _rows_of_sequences(images: _Grouped, found: Found) -> pa.Table:
+    first, begins = images.first, images.begins
+    best_image = np.lexsort((images.rank, -found.own, images.group))[begins]  # NaN sorts last
+    start = images.time[first]
+    end = np.where(start == NO_TIME, NO_TIME, images.time[images.last])
     is_known = found.label.is_valid().to_numpy(zero_copy_only=False)
-    sequences = pa.table(
+    return pa.table(
         {
-            "seq_id": seq_id,
-            "location": locations.take(pa.array(location[first])),
+            "seq_id": images.seq_id,
+            "location": images.locations.take(pa.array(images.location[first])),
             "label": found.label,
             "confidence": pa.array(found.confidence, pa.float32(), mask=~is_known),
-            "n_images": pa.array(np.diff(begins, append=len(group)), pa.int32()),
+            "n_images": pa.array(np.diff(begins, append=len(images.group)), pa.int32()),
             "start": timestamps(start),
             "end": timestamps(end),
-            "best_image_id": image_ids.take(pa.array(rank[best_image], mask=~is_known)),
+            "best_image_id": images.image_ids.take(pa.array(images.rank[best_image], mask=~is_known)),
             "rank": found.rank,
             "set_aside": found.set_aside,
             "reason": found.reason,
@@ -194,31 +231,32 @@ def combine(
         },
         schema=SEQUENCES,
     )
-    of = pa.array(group)
+
+
+def _rows_of_frames(images: _Grouped, found: Found, frames: pa.Table, confidence: pa.Array) -> pa.Table:
+    """`FRAMES`, and what is passed on of `frames`; `confidence` is that of the sequences."""
+    of = pa.array(images.group)
     labelled = pa.table(
         {
             "image_id": frames["image_id"],
-            "location": locations.take(pa.array(location)),
-            "seq_id": seq_id.take(of),
-            "datetime": timestamps(time),
+            "location": images.locations.take(pa.array(images.location)),
+            "seq_id": images.seq_id.take(of),
+            "datetime": timestamps(images.time),
             "label": found.label.take(of),
-            "confidence": one_chunk(sequences["confidence"]).take(of),
-            "image_confidence": pa.array(own, pa.float32(), mask=np.isnan(own)),
+            "confidence": confidence.take(of),
+            "image_confidence": pa.array(found.own, pa.float32(), mask=np.isnan(found.own)),
             "rank": found.rank.take(of),
-            **by_machine(len(group)),
+            **by_machine(len(images.group)),
         },
         schema=FRAMES,
     )
     for passed_on in ("count", "utc_offset_minutes", "date_only"):
         if passed_on in frames.column_names:
             labelled = labelled.append_column(passed_on, frames[passed_on])
-    in_order = np.lexsort((encode(seq_id)[0], moment[first], location[first]))
-    return Sequences(sequences.take(pa.array(in_order)), labelled)
+    return labelled
 
 
-def _group(
-    location: Ints, locations: pa.Array, name: Ints, time: Ints, burst_gap_s: float, date_only: Bools
-) -> Ints:
+def _group(location: Ints, locations: pa.Array, name: Ints, time: Ints, date_only: Bools) -> Ints:
     """Number of each image's sequence, from 0 without gaps."""
     group = np.empty(len(name), np.int64)
     is_named = name >= 0
@@ -229,7 +267,7 @@ def _group(
     where, when = location[rest], time[rest]
     is_elsewhere = pc.equal(locations, UNKNOWN_LOCATION).to_numpy(zero_copy_only=False)
     begins = starts_of_groups(where) | (when == NO_TIME) | is_elsewhere[where] | date_only[rest]
-    begins[1:] |= np.diff(when) > round(burst_gap_s * 1e6)
+    begins[1:] |= np.diff(when) > round(BURST_GAP_S * 1e6)
     group[rest] = len(distinct) + np.cumsum(begins) - 1
     return group
 

@@ -33,13 +33,13 @@ class Out:
     def __init__(self, final: Path, names: ExitStack, outputs: Outputs) -> None:
         self.final, self._names, self._outputs = final, names, outputs
         self.written: list[Path] = []
-        self.path = self._place(final)
+        self.path = self._begin(final)
 
     def beside(self, ending: str) -> Path:
         """A file to write beside it: its name will be that of the export and `ending`."""
-        return self._place(self.final.with_name(f"{self.final.name}{ending}"))
+        return self._begin(self.final.with_name(f"{self.final.name}{ending}"))
 
-    def _place(self, path: Path) -> Path:
+    def _begin(self, path: Path) -> Path:
         self._outputs.keep(path)
         self.written.append(path)
         return self._names.enter_context(replacing(path))

@@ -296,7 +296,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
             written.notes["media that could not be classified, as unclassified"] += label.null_count
             what = seen(images, block, np.flatnonzero(is_in))
             written.notes["observations of a box"] += pc.count(what["bboxX"]).as_py()
-            events.observed(images, what, said, deployment, rows)
+            events.observed(what, said, deployment, rows)
             table = of_media(images, rows, deployments.ids(deployment), what)
             by_people = of_people(images, rows, deployments.ids(deployment), *said)
             for made in (table, by_people):
@@ -834,7 +834,6 @@ class EventTimes:
 
     def observed(
         self,
-        images: Images,
         seen: pa.Table,
         said: tuple[pa.Table | None, Ints],
         deployment: Ints,

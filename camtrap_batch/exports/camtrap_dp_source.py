@@ -73,7 +73,7 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
         known = observations["observationID"].combine_chunks()
         taxa = _add_ours(images, tables, people, known, writers["observations"], unlisted, written)
         files = [] if moved else _copy_others(package, path)
-        descriptor = _descriptor(images, package.descriptor, taxa, files, written, rules)
+        descriptor = _descriptor(images, package.descriptor, taxa, files, rules)
         if moved:
             n_others = len(_others(package))
             written.notes["other tables of the package left out, as they may reveal positions"] = n_others
@@ -167,7 +167,7 @@ def _add_ours(
         seen = seen.filter(pc.invert(seen["is_human"]))
         if not is_new:
             seen = seen.slice(0, 0)
-        events.observed(images, seen, said, number, rows)
+        events.observed(seen, said, number, rows)
         table = ours.of_media(images, rows, deployments.ids(number), seen)
         told = ours.of_people(images, rows, deployments.ids(number), *said)
         told = told.filter(pc.invert(pc.is_in(told["observationID"], known)))
@@ -281,7 +281,6 @@ def _descriptor(
     source: dict[str, Any],
     taxa: set[str],
     others: list[dict[str, Any]],
-    written: Written,
     rules: ours.Rules,
 ) -> dict[str, Any]:
     """The package's description, with what was added."""

@@ -154,8 +154,6 @@ class Images:
     Parameters
     ----------
     run, source
-    empty
-        Label that means that there is no animal; default: `ExportInput.empty`.
     stop
         Once it is set, `blocks` raises Interrupted.
     exact_places
@@ -167,7 +165,6 @@ class Images:
         run: Run,
         source: ExportInput,
         *,
-        empty: str | None = None,
         stop: threading.Event | None = None,
         exact_places: bool = False,
     ) -> None:
@@ -180,7 +177,7 @@ class Images:
         self.model_id = self.made_by or model
         self.is_by_metadata = bool(self.snapshot.meta.get(FROM_METADATA))
         self._merged = source.merged
-        self._empty = {source.empty(run) if empty is None else empty, EMPTY}
+        self._empty = {source.empty(run), EMPTY}
         self._stop = stop or threading.Event()
         number = self.snapshot.inputs.get(_DETECTIONS)
         self._detections = None if number is None else run.table(_DETECTIONS, number)

@@ -187,8 +187,8 @@ def in_window(
 
 
 def vary(images: torch.Tensor, random: torch.Generator, margin: int = 0) -> torch.Tensor:
-    """Each image mirrored, turned, moved, zoomed and lit a little differently, and some changed as cameras
-    do.
+    """Each image mirrored, turned, moved, zoomed and lit a little differently, and some changed the way
+    cameras change them.
 
     Some lose their colours as in infrared light: what reflects it is bright whatever its colour, and the
     flash reaches the corners less. Some have a strip at the top or bottom covered, where cameras print date,
@@ -228,13 +228,13 @@ def vary(images: torch.Tensor, random: torch.Generator, margin: int = 0) -> torc
     for index, (height, where, shade) in zip(banner.nonzero().flatten().tolist(), strips, strict=True):
         rows = max(1, round(height * images.shape[2]))
         (images[index, :, -rows:] if where < _AT_BOTTOM else images[index, :, :rows]).fill_(shade)
-    place, shape = torch.stack([top, bottom], 1), list(images.shape)
+    transform, shape = torch.stack([top, bottom], 1), list(images.shape)
     if margin:
         inside = [side - 2 * margin for side in shape[2:]]
         # From coordinates in the middle part to those in the whole picture: width first.
-        place *= torch.tensor([[inside[1] / shape[3]], [inside[0] / shape[2]]])
+        transform *= torch.tensor([[inside[1] / shape[3]], [inside[0] / shape[2]]])
         shape[2:] = inside
-    grid = functional.affine_grid(place.to(device), shape, align_corners=False)
+    grid = functional.affine_grid(transform.to(device), shape, align_corners=False)
     images = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     if infrared.any():
         images[infrared.to(device)] = _as_infrared(

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_FOLDS = 5  # of cameras, for calibrating some by the others
+_BINS = 15  # of confidence
+
 LOWEST, HIGHEST = 0.05, 20.0
 """Bounds of the temperature: a valid split without any mistake would drive it to 0."""
 
@@ -49,7 +52,7 @@ def calibrated(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArr
 
 
 def cross_calibrated(
-    logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], locations: Sequence[str], folds: int = 5
+    logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], locations: Sequence[str]
 ) -> npt.NDArray[np.float32]:
     """Like `calibrated`, with each camera's images at the temperature fitted on the other cameras' images.
 
@@ -68,7 +71,7 @@ def cross_calibrated(
         return calibrated(logits, whole)
     # The largest locations first, one to each fold in turn, so that folds have about the same size.
     fold_of = np.empty(len(names), np.int64)
-    fold_of[np.argsort(-np.bincount(location), kind="stable")] = np.arange(len(names)) % folds
+    fold_of[np.argsort(-np.bincount(location), kind="stable")] = np.arange(len(names)) % _FOLDS
     fold = fold_of[location]
     probs = np.empty(logits.shape, np.float32)
     for number in np.unique(fold).tolist():
@@ -79,18 +82,14 @@ def cross_calibrated(
     return probs
 
 
-def expected_calibration_error(
-    probs: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], bins: int = 15
-) -> float:
+def expected_calibration_error(probs: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> float:
     """Mean difference between confidence and accuracy, weighted by images (Guo et al. 2017, equation 3)."""
-    rows = reliability(probs, truth, bins)
+    rows = reliability(probs, truth)
     total = sum(row["n"] for row in rows)
     return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / total if total else 0.0
 
 
-def reliability(
-    probs: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], bins: int = 15
-) -> list[dict[str, Any]]:
+def reliability(probs: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
     """The reliability diagram: for each bin of confidence that has images, how they turned out.
 
     Returns
@@ -99,8 +98,8 @@ def reliability(
     """
     confidence = probs.max(axis=1).astype(np.float64)
     right = probs.argmax(axis=1) == truth
-    edges = np.linspace(0, 1, bins + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    edges = np.linspace(0, 1, _BINS + 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, _BINS - 1)
     return [
         {
             "lower": float(edges[index]),
@@ -109,7 +108,7 @@ def reliability(
             "confidence": float(confidence[inside].mean()),
             "accuracy": float(right[inside].mean()),
         }
-        for index in range(bins)
+        for index in range(_BINS)
         if (inside := bin_of == index).any()
     ]
 

@@ -105,7 +105,7 @@ def require_pool(info: ModelInfo, where: str) -> None:
     if info.pool is None and any(part in info.arch for part in _READ_TWO_WAYS):
         raise InputError(
             f"{where}: the last layer of {info.arch} may read the class token, as its makers do, or the mean "
-            "of all places, as timm builds it, and the weights fit both: say which it was trained with, "
+            "of all patches, as timm builds it, and the weights fit both: say which it was trained with, "
             "pool: token or avg (--pool)"
         )
 

@@ -126,22 +126,8 @@ def train(
         decoder, normalise, mean, std = training.decoder, training.normalise, training.mean, training.std
         metrics = judge(fitted.model, decoder, samples, fitted.batch, normalise, on_progress)
         pictures = draw_pictures(samples, training.batches(fitted.batch), mean, std, metrics)
-    device = normalise.device
     seconds = time.perf_counter() - began
-    trained = samples.of_split("train")
-    metrics["training"] = {
-        "images": len({samples.image_ids[index] for index in trained.tolist()}),
-        **({"crops": len(trained)} if samples.frames is not None else {}),
-        "epochs": len(fitted.history),
-        "kept_epoch": fitted.kept_epoch,
-        "lr": fitted.rate,
-        "batch": fitted.batch,
-        "notes": fitted.notes,
-        "seconds": round(seconds, 1),
-        "device": device.type,
-        "workers": training.team.size,
-        "precision": str(choose_precision(device)).removeprefix("torch."),
-    }
+    metrics["training"] = _figures(training, fitted, seconds)
     metrics["not_decoded"] = {samples.image_ids[index]: why for index, why in sorted(decoder.failed.items())}
     info = ModelInfo(
         model_id="",
@@ -197,6 +183,24 @@ class _Fitted:
     searched: list[dict[str, float]]
     batch: int
     notes: list[str]
+
+
+def _figures(training: _Training, fitted: _Fitted, seconds: float) -> dict[str, Any]:
+    """What metrics.json says about how the model was trained."""
+    samples, indices = training.samples, training.indices
+    return {
+        "images": len({samples.image_ids[index] for index in indices.tolist()}),
+        **({"crops": len(indices)} if samples.frames is not None else {}),
+        "epochs": len(fitted.history),
+        "kept_epoch": fitted.kept_epoch,
+        "lr": fitted.rate,
+        "batch": fitted.batch,
+        "notes": fitted.notes,
+        "seconds": round(seconds, 1),
+        "device": training.device.type,
+        "workers": training.team.size,
+        "precision": str(choose_precision(training.device)).removeprefix("torch."),
+    }
 
 
 class _Training:

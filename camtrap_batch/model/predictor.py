@@ -319,10 +319,10 @@ def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
     return top[:, -1] - top[:, -2]
 
 
-def squares(pictures: Iterable[Picture], framing: Framing, threads: int | None = None) -> Pixels:
+def squares(pictures: Iterable[Picture], framing: Framing) -> Pixels:
     """What a network sees of the pictures that decode: shape (n, size, size, 3)."""
     nothing = np.empty((0, framing.size, framing.size, 3), np.uint8)
-    decoded = _decoded(pictures, framing, count_threads(threads), 0)
+    decoded = _decoded(pictures, framing, count_threads(None), 0)
     return np.concatenate([nothing, *(item for item in decoded if not isinstance(item, str))])
 
 

@@ -201,8 +201,8 @@ class Retries:
         if failed is None or not failed.num_rows or before is None:
             return []
         made_by = {shard_of(file.file).partition(".")[0] for file in before.files}
-        place = pc.index_in(image_ids, failed["image_id"].combine_chunks())
-        status = failed["status"].take(place.combine_chunks())
+        row = pc.index_in(image_ids, failed["image_id"].combine_chunks())
+        status = failed["status"].take(row.combine_chunks())
         is_failed = status.is_valid().to_numpy()
         found = []
         for number, shard in enumerate(self._shards(self._before)):

@@ -71,7 +71,7 @@ class PointNames:
         """The name of the first point at x, y (degrees), `default` if this is the first."""
         column, row = math.floor(x / self._CELL), math.floor(y / self._CELL)
         around = [(column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1)]
-        for there_x, there_y, name in (place for cell in around for place in self._names.get(cell, ())):
+        for there_x, there_y, name in (point for cell in around for point in self._names.get(cell, ())):
             if math.dist((x, y), (there_x, there_y)) < self._CELL / 2:
                 return name
         self._names.setdefault((column, row), []).append((x, y, default))

@@ -94,10 +94,12 @@ def _swing(pose: Pose) -> tuple[float, float, float, float]:
 # Elephants ------------------------------------------------------------------------------------------
 
 
+_IVORY = (232, 224, 200)
+
+
 def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool) -> Sprite:
     skin = _vary((142, 127, 110) if african else (104, 99, 100), rng, 0.08)
     far, dark = _shade(skin, 0.70), _shade(skin, 0.84)
-    ivory = (232, 224, 200)
     canvas = Canvas(height, (-1.0, -0.05, 1.55, 1.32), skin)
     near_fore, far_fore, near_hind, far_hind = (0.13 * swing for swing in _swing(pose))
 
@@ -127,34 +129,7 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
     leg(0.45, near_fore, skin)
     leg(-0.50, near_hind, skin)
     lift = 0.05 * pose.head
-    if african:
-        canvas.blob(
-            (
-                (0.52, 1.02 + lift),
-                (0.74, 1.06 + lift),
-                (0.92, 0.92 + lift),
-                (0.93, 0.70),
-                (0.78, 0.55),
-                (0.58, 0.62),
-                (0.48, 0.84),
-            ),
-            skin,
-        )
-    else:  # two domes, the highest point of the animal
-        canvas.blob(
-            (
-                (0.50, 1.00 + lift),
-                (0.60, 1.15 + lift),
-                (0.71, 1.115 + lift),
-                (0.82, 1.15 + lift),
-                (0.93, 0.98 + lift),
-                (0.92, 0.72),
-                (0.78, 0.55),
-                (0.58, 0.62),
-                (0.46, 0.84),
-            ),
-            skin,
-        )
+    canvas.blob(_elephant_head(african, lift), skin)
     curl = 0.22 * float(np.sin(pose.phase * 0.7)) + 0.15 * pose.head
     trunk: Points = (
         (0.86, 0.82 + lift),
@@ -163,50 +138,7 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
         (1.02 + curl * 0.7, 0.14 + max(0.0, curl) * 0.5),
     )
     canvas.limb(trunk, (0.24, 0.17, 0.12, 0.08), _shade(skin, 0.95))
-    if african:
-        tusk = float(rng.uniform(0.75, 1.15))
-        canvas.limb(
-            (
-                (0.86, 0.64),
-                (0.86 + 0.20 * tusk, 0.64 - 0.17 * tusk),
-                (0.86 + 0.42 * tusk, 0.64 - 0.12 * tusk),
-            ),
-            (0.085, 0.06, 0.02),
-            ivory,
-        )
-        flap = 0.05 * float(np.sin(pose.phase))
-        ear: Points = (
-            (0.70, 1.05 + lift),
-            (0.50, 1.08 + lift),
-            (0.26 - flap, 1.00),
-            (0.18 - flap, 0.78),
-            (0.30 - flap, 0.52),
-            (0.45, 0.36),
-            (0.56, 0.56),
-            (0.70, 0.74),
-        )
-        rim = [(x - 0.015, y - 0.03) for x, y in ear]
-        canvas.blob(rim, _shade(skin, 0.45))
-        canvas.blob(ear, _shade(skin, 0.78))
-    else:
-        if rng.random() < 0.3:
-            canvas.limb(((0.86, 0.64), (0.95, 0.54), (1.03, 0.53)), (0.05, 0.04, 0.02), ivory)
-        pink = Markings((190, 150, 138))
-        for _ in range(26):
-            x, y = rng.uniform(0.84, 1.05), rng.uniform(0.30, 0.85)
-            pink.spot(float(x), float(y), 0.018, 0.018, 150)
-        canvas.within((((0.80, 0.95), (0.99, 0.75), (1.10, 0.3), (0.9, 0.3), (0.84, 0.6)),), pink)
-        ear = (
-            (0.70, 0.98 + lift),
-            (0.60, 0.97 + lift),
-            (0.52, 0.84),
-            (0.54, 0.68),
-            (0.60, 0.60),
-            (0.66, 0.72),
-            (0.71, 0.84),
-        )
-        canvas.blob([(x - 0.015, y - 0.025) for x, y in ear], _shade(skin, 0.58))
-        canvas.blob(ear, _shade(skin, 0.92))
+    (_african_face if african else _asian_face)(canvas, pose, rng, skin)
     canvas.ellipse(0.83, 0.88 + lift, 0.022, 0.022, (30, 25, 22))
     wrinkles = Markings(_shade(skin, 0.72))
     for _ in range(14):
@@ -214,6 +146,82 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
         wrinkles.stroke(((x, y), (x + 0.02, y - 0.08), (x - 0.01, y - 0.16)), (0.008, 0.014, 0.006), 120)
     canvas.within((((0.5, 0.95), (-0.1, 1.0), (-0.6, 0.9), (-0.6, 0.4), (0, 0.34), (0.5, 0.45)),), wrinkles)
     return _finish(canvas, rng, [canvas.at(0.83, 0.88 + lift)], 0.025)
+
+
+def _elephant_head(african: bool, lift: float) -> Points:
+    if african:
+        return (
+            (0.52, 1.02 + lift),
+            (0.74, 1.06 + lift),
+            (0.92, 0.92 + lift),
+            (0.93, 0.70),
+            (0.78, 0.55),
+            (0.58, 0.62),
+            (0.48, 0.84),
+        )
+    return (  # two domes, the highest point of the animal
+        (0.50, 1.00 + lift),
+        (0.60, 1.15 + lift),
+        (0.71, 1.115 + lift),
+        (0.82, 1.15 + lift),
+        (0.93, 0.98 + lift),
+        (0.92, 0.72),
+        (0.78, 0.55),
+        (0.58, 0.62),
+        (0.46, 0.84),
+    )
+
+
+def _african_face(canvas: Canvas, pose: Pose, rng: np.random.Generator, skin: Colour) -> None:
+    """Long tusks, and an ear of the shape of Africa."""
+    lift = 0.05 * pose.head
+    tusk = float(rng.uniform(0.75, 1.15))
+    canvas.limb(
+        (
+            (0.86, 0.64),
+            (0.86 + 0.20 * tusk, 0.64 - 0.17 * tusk),
+            (0.86 + 0.42 * tusk, 0.64 - 0.12 * tusk),
+        ),
+        (0.085, 0.06, 0.02),
+        _IVORY,
+    )
+    flap = 0.05 * float(np.sin(pose.phase))
+    ear = (
+        (0.70, 1.05 + lift),
+        (0.50, 1.08 + lift),
+        (0.26 - flap, 1.00),
+        (0.18 - flap, 0.78),
+        (0.30 - flap, 0.52),
+        (0.45, 0.36),
+        (0.56, 0.56),
+        (0.70, 0.74),
+    )
+    rim = [(x - 0.015, y - 0.03) for x, y in ear]
+    canvas.blob(rim, _shade(skin, 0.45))
+    canvas.blob(ear, _shade(skin, 0.78))
+
+
+def _asian_face(canvas: Canvas, pose: Pose, rng: np.random.Generator, skin: Colour) -> None:
+    """Some have short tusks; the trunk is pink in patches, and the ear is small."""
+    lift = 0.05 * pose.head
+    if rng.random() < 0.3:
+        canvas.limb(((0.86, 0.64), (0.95, 0.54), (1.03, 0.53)), (0.05, 0.04, 0.02), _IVORY)
+    pink = Markings((190, 150, 138))
+    for _ in range(26):
+        x, y = rng.uniform(0.84, 1.05), rng.uniform(0.30, 0.85)
+        pink.spot(float(x), float(y), 0.018, 0.018, 150)
+    canvas.within((((0.80, 0.95), (0.99, 0.75), (1.10, 0.3), (0.9, 0.3), (0.84, 0.6)),), pink)
+    ear = (
+        (0.70, 0.98 + lift),
+        (0.60, 0.97 + lift),
+        (0.52, 0.84),
+        (0.54, 0.68),
+        (0.60, 0.60),
+        (0.66, 0.72),
+        (0.71, 0.84),
+    )
+    canvas.blob([(x - 0.015, y - 0.025) for x, y in ear], _shade(skin, 0.58))
+    canvas.blob(ear, _shade(skin, 0.92))
 
 
 def african_elephant(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
@@ -291,17 +299,7 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
     kind.markings(canvas, rng, coat)
     x, y = 1.02 + 0.04 * pose.head, 1.02 + 0.14 * pose.head
     if rng.random() < kind.maned:
-        mane = _vary((84, 56, 34), rng, 0.18)
-        angles = np.linspace(0, 2 * np.pi, 26, endpoint=False)
-        ragged = rng.uniform(0.88, 1.14, len(angles))
-        canvas.polygon(
-            [
-                (x - 0.14 + 0.42 * r * np.cos(a), y - 0.12 + 0.46 * r * np.sin(a))
-                for a, r in zip(angles, ragged, strict=True)
-            ],
-            mane,
-        )
-        canvas.ellipse(x + 0.02, y, 0.29, 0.31, _shade(mane, 1.45))
+        _mane(canvas, rng, x, y)
     else:
         canvas.limb(((0.66, 0.82), (x - 0.05, y - 0.02)), (0.42, 0.30), coat)
     if kind.maned:
@@ -314,40 +312,64 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
     canvas.ellipse(x + 0.72 * size, y - 0.32 * size, 0.56 * size, 0.46 * size, kind.belly)
     canvas.ellipse(x + 1.16 * size, y - 0.16 * size, 0.16 * size, 0.13 * size, (60, 38, 34))
     if kind.markings is _stripes:
-        face = Markings((30, 22, 18))
-        for step in range(4):
-            face.stroke(
-                (
-                    (x - 0.95 * size, y + (0.75 - 0.45 * step) * size),
-                    (x - 0.30 * size, y + (0.55 - 0.38 * step) * size),
-                ),
-                (0.11 * size, 0.04 * size),
-            )
-        face.stroke(
-            ((x + 0.10 * size, y + size), (x + 0.12 * size, y + 0.55 * size)), (0.14 * size, 0.06 * size)
-        )
-        canvas.within((_circle(x, y, size),), face)
-        rings = Markings((30, 22, 18))
-        for share in np.linspace(0.15, 0.95, 6):
-            column = -0.82 - 0.76 * share
-            rings.stroke(((column, 1.0), (column - 0.05, 0.1)), (0.06, 0.06))
-        canvas.within(
-            ([*((px, py + 0.06) for px, py in tail), *((px, py - 0.06) for px, py in reversed(tail))],), rings
-        )
+        _striped_face(canvas, x, y, size)
+        _ringed_tail(canvas, tail)
     elif kind.markings is _rosettes:
-        spots = Markings((34, 26, 20))
-        for _ in range(16):
-            spots.spot(
-                x + float(rng.uniform(-0.9, 0.4)) * size,
-                y + float(rng.uniform(-0.6, 0.9)) * size,
-                0.025,
-                0.025,
-            )
-        canvas.within((_circle(x, y, size),), spots)
+        _spotted_face(canvas, rng, x, y, size)
     eyes = [(x + 0.30 * size, y + 0.20 * size), (x + 0.72 * size, y + 0.22 * size)]
     for eye in eyes:
         canvas.ellipse(*eye, 0.13 * size, 0.13 * size, (38, 30, 20))
     return _finish(canvas, rng, [canvas.at(*eye) for eye in eyes], 0.03)
+
+
+def _mane(canvas: Canvas, rng: np.random.Generator, x: float, y: float) -> None:
+    mane = _vary((84, 56, 34), rng, 0.18)
+    angles = np.linspace(0, 2 * np.pi, 26, endpoint=False)
+    ragged = rng.uniform(0.88, 1.14, len(angles))
+    canvas.polygon(
+        [
+            (x - 0.14 + 0.42 * r * np.cos(a), y - 0.12 + 0.46 * r * np.sin(a))
+            for a, r in zip(angles, ragged, strict=True)
+        ],
+        mane,
+    )
+    canvas.ellipse(x + 0.02, y, 0.29, 0.31, _shade(mane, 1.45))
+
+
+def _striped_face(canvas: Canvas, x: float, y: float, size: float) -> None:
+    face = Markings((30, 22, 18))
+    for step in range(4):
+        face.stroke(
+            (
+                (x - 0.95 * size, y + (0.75 - 0.45 * step) * size),
+                (x - 0.30 * size, y + (0.55 - 0.38 * step) * size),
+            ),
+            (0.11 * size, 0.04 * size),
+        )
+    face.stroke(((x + 0.10 * size, y + size), (x + 0.12 * size, y + 0.55 * size)), (0.14 * size, 0.06 * size))
+    canvas.within((_circle(x, y, size),), face)
+
+
+def _ringed_tail(canvas: Canvas, tail: Points) -> None:
+    rings = Markings((30, 22, 18))
+    for share in np.linspace(0.15, 0.95, 6):
+        column = -0.82 - 0.76 * share
+        rings.stroke(((column, 1.0), (column - 0.05, 0.1)), (0.06, 0.06))
+    canvas.within(
+        ([*((px, py + 0.06) for px, py in tail), *((px, py - 0.06) for px, py in reversed(tail))],), rings
+    )
+
+
+def _spotted_face(canvas: Canvas, rng: np.random.Generator, x: float, y: float, size: float) -> None:
+    spots = Markings((34, 26, 20))
+    for _ in range(16):
+        spots.spot(
+            x + float(rng.uniform(-0.9, 0.4)) * size,
+            y + float(rng.uniform(-0.6, 0.9)) * size,
+            0.025,
+            0.025,
+        )
+    canvas.within((_circle(x, y, size),), spots)
 
 
 def _circle(x: float, y: float, r: float) -> Points:
@@ -472,7 +494,7 @@ def _hoofed(
 def _antelope_head(
     canvas: Canvas, x: float, y: float, size: float, down: float, coat: Colour
 ) -> tuple[float, float]:
-    """A long head with ears, muzzle forward and `down`; returns the place of the eye."""
+    """A long head with ears, muzzle forward and `down`; returns where the eye is."""
     canvas.limb(
         ((x - 0.30 * size, y + 0.20 * size), (x - 0.70 * size, y + 0.46 * size)),
         (0.28 * size, 0.05 * size),

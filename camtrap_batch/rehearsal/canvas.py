@@ -17,6 +17,7 @@ Points = Sequence[tuple[float, float]]
 Floats = npt.NDArray[np.float64]
 
 SUPERSAMPLING = 2
+_STEPS = 6  # of a curve, from one of its points to the next
 
 
 class Canvas:
@@ -141,7 +142,7 @@ def _coat() -> Image.Image:
     return Image.fromarray(np.clip(rng.normal(128, 10, (90, 300)), 0, 255).astype(np.uint8))
 
 
-def _smooth(points: Floats, closed: bool, steps: int = 6) -> Floats:
+def _smooth(points: Floats, closed: bool) -> Floats:
     """A Catmull-Rom curve through `points`."""
     if closed:
         before, after, later = np.roll(points, 1, 0), np.roll(points, -1, 0), np.roll(points, -2, 0)
@@ -149,7 +150,7 @@ def _smooth(points: Floats, closed: bool, steps: int = 6) -> Floats:
     else:
         padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
         before, here, after, later = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
-    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    t = np.linspace(0, 1, _STEPS, endpoint=False)[None, :, None]
     before, here, after, later = (part[:, None, :] for part in (before, here, after, later))
     curve = 0.5 * (
         2 * here

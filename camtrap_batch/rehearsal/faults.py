@@ -99,10 +99,10 @@ def motion_jpeg(photos: Sequence[bytes]) -> bytes:
         + chunk(b"LIST", b"strl" + chunk(b"strh", stream) + chunk(b"strf", picture)),
     )
     frames = [chunk(b"00dc", photo) for photo in photos]
-    places = [4 + sum(map(len, frames[:number])) for number in range(n)]
+    offsets = [4 + sum(map(len, frames[:number])) for number in range(n)]
     index = b"".join(
-        struct.pack("<4sIII", b"00dc", 0x10, place, len(photo))
-        for place, photo in zip(places, photos, strict=True)
+        struct.pack("<4sIII", b"00dc", 0x10, offset, len(photo))
+        for offset, photo in zip(offsets, photos, strict=True)
     )
     movie = chunk(b"LIST", b"movi" + b"".join(frames))
     return chunk(b"RIFF", b"AVI " + header + movie + chunk(b"idx1", index))

@@ -1,4 +1,4 @@
-"""Copies of files with faults at random places: tests and benchmarks run the decoder on them."""
+"""Copies of files with faults at random positions: tests and benchmarks run the decoder on them."""
 
 from __future__ import annotations
 

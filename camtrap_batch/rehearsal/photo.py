@@ -75,18 +75,18 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
     _write_banner(photo, banner, camera, frame, rng)
     animals = [
         Drawn(category_id, box)
-        for category_id, place in placed
-        if (box := _in_parts(place, shaken, view.size, size)) is not None
+        for category_id, rectangle in placed
+        if (box := _in_parts(rectangle, shaken, view.size, size)) is not None
     ]
     return Photo(_jpeg(photo, camera, frame), animals)
 
 
 def _in_parts(
-    place: Rectangle, moved: tuple[int, int], view: tuple[int, int], photo: tuple[int, int]
+    rectangle: Rectangle, moved: tuple[int, int], view: tuple[int, int], photo: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
     """The box of the visible part of a rectangle, as fractions of the photo; None if nothing is visible."""
-    left, right = (min(max(place[side] + moved[0], 0), view[0]) / photo[0] for side in (0, 2))
-    top, bottom = (min(max(place[side] + moved[1], 0), view[1]) / photo[1] for side in (1, 3))
+    left, right = (min(max(rectangle[side] + moved[0], 0), view[0]) / photo[0] for side in (0, 2))
+    top, bottom = (min(max(rectangle[side] + moved[1], 0), view[1]) / photo[1] for side in (1, 3))
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
@@ -144,15 +144,15 @@ def _populate(
     group = [frame.category_id] * frame.count
     if frame.second is not None:
         group.append(frame.second)
-    for place, category_id in reversed(list(enumerate(group))):
-        individual = individuals[place]
+    for number, category_id in reversed(list(enumerate(group))):
+        individual = individuals[number]
         left = bool(individual.random() < 0.5) if encounter.standing else encounter.speed < 0
-        nearness = encounter.nearness * (1 - 0.25 * place)
+        nearness = encounter.nearness * (1 - 0.25 * number)
         low, high = BY_ID[category_id].height
         height = (low + (high - low) * nearness) * encounter.magnify
         middle = encounter.start + encounter.speed * frame.position
-        if place:  # beside the first one, on the side where there is room
-            middle += 0.28 * place if encounter.start < 0.5 else -0.28 * place
+        if number:  # beside the first one, on the side where there is room
+            middle += 0.28 * number if encounter.start < 0.5 else -0.28 * number
         if 0 < encounter.start < 1:
             middle = min(0.86, max(0.14, middle))
         pose = Pose(
@@ -163,13 +163,13 @@ def _populate(
         sprite = draw_animal(category_id, height * view.height, pose, individual)
         ground = scene.horizon + (view.height - scene.horizon) * (0.22 + 0.68 * nearness)
         blur = abs(encounter.speed) * 28 if rng.random() < 0.5 else 0.0
-        where = _place(view, scene, frame, sprite, (middle * view.width, ground), left, blur, rng)
+        where = _paste(view, scene, frame, sprite, (middle * view.width, ground), left, blur, rng)
         if where is not None:
             placed.insert(0, (category_id, where))
     return placed
 
 
-def _place(
+def _paste(
     view: Image.Image,
     scene: Scene,
     frame: Frame,
@@ -305,7 +305,7 @@ def _grain_bank(mode: str, size: tuple[int, int]) -> Image.Image:
 def _write_banner(
     photo: Image.Image, height: int, camera: Camera, frame: Frame, rng: np.random.Generator
 ) -> None:
-    """The black strip below the picture: time, place in the burst, temperature, camera."""
+    """The black strip below the picture: time, number in the burst, temperature, camera."""
     pen = ImageDraw.Draw(photo)
     top = photo.height - height
     font = _font(round(height * 0.66))

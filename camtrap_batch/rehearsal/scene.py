@@ -47,7 +47,7 @@ class Scene:
     Args:
         day: RGB, in the light of noon.
         night: L, lit by the camera's infrared flash.
-        flash: L, how much of the flash reaches each place.
+        flash: L, how much of the flash reaches each pixel.
         grass: RGB, the plants in front of the lens, at the lower edge, as wide as the view.
         grass_mask: L, where they are.
         grass_night: L, the same plants in infrared.
@@ -71,7 +71,7 @@ def scene_of(seed: int, camera: int, size: tuple[int, int]) -> Scene:
     rng = scene_generator(seed, camera)
     biome = _BIOMES[(camera + int(rng.integers(2)) * 2) % len(_BIOMES)]
     horizon = round(size[1] * rng.uniform(*biome.horizon))
-    day = _ground(rng, biome, size, horizon)
+    day = _ground(rng, biome, size)
     _far_trees(rng, day, biome, horizon)
     _sky(rng, day, horizon)
     _plants(rng, day, biome, horizon)
@@ -101,7 +101,7 @@ def noise(rng: np.random.Generator, size: tuple[int, int], grain: tuple[int, int
     return np.asarray(field, dtype=np.float32) / np.float32(255)
 
 
-def _ground(rng: np.random.Generator, biome: _Biome, size: tuple[int, int], horizon: int) -> Image.Image:
+def _ground(rng: np.random.Generator, biome: _Biome, size: tuple[int, int]) -> Image.Image:
     width, height = size
     patches = 0.6 * noise(rng, size, (4, 9)) + 0.4 * noise(rng, size, (12, 30))
     fine = 0.5 * noise(rng, size, (width // 8, height // 4)) + 0.5 * noise(

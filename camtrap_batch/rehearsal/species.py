@@ -1,7 +1,7 @@
 """The categories of the synthetic data set: what is drawn, how often, at what hour and how large.
 
 The 11 ids that a selection keeps are those of the sample notebook. Which id is which species is an
-assumption of this data set: the notebook names ten of them, in a different place from the ids. Names are
+assumption of this data set: the notebook names ten of them, apart from the ids. Names are
 scientific and in lower case, as in WCS Camera Traps. No reserve on Earth holds all of them.
 """
 

@@ -13,6 +13,7 @@ MOST_CLASSES = 60
 """Maximum number of classes for a readable confusion matrix."""
 
 _BINS = 10
+_MOST_CONFUSED, _MOST_CAMERAS = 15, 10  # that a page lists
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def matrix(
     return [classes[index] for index in order], [[counts[row][column] for column in order] for row in order]
 
 
-def most_confused(metrics: Mapping[str, Any], most: int = 15) -> list[Confusion]:
-    """The pairs of classes with most mistakes."""
+def most_confused(metrics: Mapping[str, Any]) -> list[Confusion]:
+    """The pairs of classes with the most mistakes."""
     counts: Sequence[Sequence[int]] = metrics.get("confusion") or []
     classes: Sequence[str] = metrics.get("classes") or list(metrics.get("per_class") or {})
     if len(classes) != len(counts):
@@ -75,10 +76,10 @@ def most_confused(metrics: Mapping[str, Any], most: int = 15) -> list[Confusion]
         for j, n in enumerate(row)
         if n and i != j
     ]
-    return sorted(pairs, key=lambda pair: (-pair.n, -pair.share, pair.truth, pair.predicted))[:most]
+    return sorted(pairs, key=lambda pair: (-pair.n, -pair.share, pair.truth, pair.predicted))[:_MOST_CONFUSED]
 
 
-def camera_spread(metrics: Mapping[str, Any], most: int = 10) -> Spread | None:
+def camera_spread(metrics: Mapping[str, Any]) -> Spread | None:
     """How accuracy differs from camera to camera; None if it is not known."""
     cameras = metrics.get("by_location") or {}
     rows = [
@@ -91,5 +92,5 @@ def camera_spread(metrics: Mapping[str, Any], most: int = 10) -> Spread | None:
     tenths = [0] * _BINS
     for _, _, accuracy in rows:
         tenths[min(int(accuracy * _BINS + 1e-9), _BINS - 1)] += 1
-    lowest = sorted(rows, key=lambda row: (row[2], -row[1], row[0]))[:most]
+    lowest = sorted(rows, key=lambda row: (row[2], -row[1], row[0]))[:_MOST_CAMERAS]
     return Spread(tenths, median(accuracy for _, _, accuracy in rows), lowest)

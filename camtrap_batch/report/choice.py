@@ -56,8 +56,8 @@ def chosen_events(events: pa.Table, most: int) -> Ints:
         (surest, location, 2.0),
         (to_check, label, 3.0),
     ):
-        place = _rank_within(groups[order])
-        turn[order] = np.minimum(turn[order], first + 4.0 * place)
+        rank = _rank_within(groups[order])
+        turn[order] = np.minimum(turn[order], first + 4.0 * rank)
     turn[to_check[:MOST_DOUBTFUL]] = np.minimum(turn[to_check[:MOST_DOUBTFUL]], 1.0)
     return np.lexsort([ids, turn])[:most]
 
@@ -114,9 +114,9 @@ def _rank_within(groups: Ints) -> Ints:
     order = np.argsort(groups, kind="stable")
     sorted_groups = groups[order]
     starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
-    place = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+    within = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
     rank = np.empty(len(groups), np.int64)
-    rank[order] = place
+    rank[order] = within
     return rank
 
 

@@ -52,8 +52,8 @@ class Settled:
 
     Attributes
     ----------
-    said : as given, without what leaves its image to other boxes
-    rest : number of such an image -> what these say
+    said : as given, without the labels that leave their image to its other boxes
+    rest : number of such an image -> what those boxes say
     """
 
     said: pa.Table
@@ -157,7 +157,7 @@ class _Others:
         return Rest(best["label"], best["p"], best["top5"], len(animals))
 
     def number_of(self, label: str) -> int:
-        """How many are called so by the classifier."""
+        """How many of them the classifier calls that."""
         return sum(one["is_animal"] and one.get("label") == label for one in self.boxes)
 
 
@@ -176,7 +176,8 @@ class _Found:
         blank: set[str],
         classified: bool,
     ) -> _Found | None:
-        """Reads the boxes of these images; None if there are none, or others than were classified."""
+        """Reads the boxes of these images; None if there are none, or if they are not the
+        ones that were classified."""
         predictions, detected, detections = map(run.current, ("predictions", "detected", "detections"))
         if run.job.detection is None or detected is None or detections is None:
             return None
@@ -194,15 +195,17 @@ class _Found:
         columns = ["image_id", *_SIDES, "category", "confidence", "repeat"]
         boxes: dict[int, list[Row]] = {}
         crops = _crops(run, predictions, ids) if classified else {}
-        places = {image: place for image, place in zip(images.tolist(), at, strict=True) if place is not None}
-        wanted = {place: range(ends[place] - (n[place] or 0), ends[place]) for place in places.values()}
+        rows_of = {
+            image: at_row for image, at_row in zip(images.tolist(), at, strict=True) if at_row is not None
+        }
+        wanted = {at_row: range(ends[at_row] - (n[at_row] or 0), ends[at_row]) for at_row in rows_of.values()}
         rows = sorted(set(chain(*wanted.values())))
         of = dict(zip(rows, take_rows(run.table("detections"), rows, columns).to_pylist(), strict=True))
-        for image, place in places.items():
-            if n[place] is None:
+        for image, at_row in rows_of.items():
+            if n[at_row] is None:
                 continue
             boxes[image] = []
-            for number, row in enumerate(wanted[place]):
+            for number, row in enumerate(wanted[at_row]):
                 one = of[row] | crops.get((of[row]["image_id"], number), {})
                 one["is_animal"] = one["category"] == rules.categories[rules.animal]
                 one["is_empty"] = (one.get("label") or "").casefold() in blank

@@ -454,7 +454,7 @@ def _clean(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _times(table: GivenTable, name: str, order: Order | None) -> list[dt.datetime | None]:
     """A column of moments; those without an offset are taken as UTC. Raises InputError if one can't be
-    read, or it is open whether its day or its month comes first."""
+    read, or it is unclear whether its day or its month comes first."""
     cells = table.columns.get(name, [None] * len(table))
     dates = parse_dates(cells)
     if dates.undecided and order is not None:

@@ -163,9 +163,9 @@ class Items:
         self._of = pc.fill_null(pc.index_in(_key(frames), _key(sequences)), -1).to_numpy()
         self._by_sequence = np.argsort(self._of, kind="stable")
         self._starts = np.searchsorted(self._of[self._by_sequence], np.arange(len(self) + 1))
-        place = np.where(np.diff(self._starts) > 0, self._starts[:-1], -1)
-        first = np.append(self._by_sequence, 0)[place]
-        night = one_chunk(self.images["is_night"]).take(pa.array(first, mask=place < 0))
+        start = np.where(np.diff(self._starts) > 0, self._starts[:-1], -1)
+        first = np.append(self._by_sequence, 0)[start]
+        night = one_chunk(self.images["is_night"]).take(pa.array(first, mask=start < 0))
         self.is_night = pc.fill_null(night, False).to_numpy(zero_copy_only=False)
         self.said: dict[int, Said] = {}
         self._drawn: dict[int, tuple[str, float]] = {}
@@ -418,8 +418,8 @@ class Items:
         image_id, sha256 = one_chunk(self.frames["image_id"]), one_chunk(self.images["sha256"])
         is_told = pc.or_(pc.is_in(image_id, ids), pc.is_in(sha256, hashes.drop_null()))
         at = np.flatnonzero(is_told.to_numpy(zero_copy_only=False))
-        places = pa.array(at)
-        images = pa.table({"image_id": image_id.take(places), "sha256": sha256.take(places)})
+        rows = pa.array(at)
+        images = pa.table({"image_id": image_id.take(rows), "sha256": sha256.take(rows)})
         said = standing(self._corrections, images)
         rows = settle_boxes(self.run, said, images["image_id"], self.empty).said
         found: dict[int, dict[str, Any]] = {}

@@ -130,18 +130,8 @@ def match(
     rows = list(given)
     images = Images(run)
     before = read_corrections(run)
-    read_before = {
-        (label_key(label or ""), *ids)
-        for label, ids, its_source in zip(
-            *(before[name].to_pylist() for name in ("label", "images", "source")), strict=True
-        )
-        if its_source == source
-    }
-    spelling = {label_key(label): label for label in known_labels}
-    # The name is what people wrote first, so that another spelling does not become another species.
-    for label in before["label"].drop_null().unique().to_pylist():
-        if not is_word_for_empty(label) and label_key(label) not in PERSONS:
-            spelling.setdefault(label_key(label), label)
+    read_before = _read_before(before, source)
+    spelling = _spelling(known_labels, before)
     known = frozenset(spelling)
     found = images.find([names for row in rows for names in row.images])
     matched, at = Matched(), 0
@@ -183,6 +173,22 @@ def match(
             f"({run.folder.url}); the first names {named!r}"
         )
     return _without_what_stands(matched, before, images.rows)
+
+
+def _read_before(before: pa.Table, source: str) -> set[tuple[str, ...]]:
+    """What was recorded from this source: a label's key, and the images that have it."""
+    recorded = zip(*(before[name].to_pylist() for name in ("label", "images", "source")), strict=True)
+    return {(label_key(label or ""), *ids) for label, ids, its_source in recorded if its_source == source}
+
+
+def _spelling(known_labels: Iterable[str], before: pa.Table) -> dict[str, str]:
+    """Key of a label -> how it is written: as the data set has it, or as people first wrote it, so that
+    another spelling does not become another species."""
+    spelling = {label_key(label): label for label in known_labels}
+    for label in before["label"].drop_null().unique().to_pylist():
+        if not is_word_for_empty(label) and label_key(label) not in PERSONS:
+            spelling.setdefault(label_key(label), label)
+    return spelling
 
 
 def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -> Matched:

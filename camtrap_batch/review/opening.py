@@ -19,7 +19,7 @@ from camtrap_batch.review.items import Items, Wanted, read_sequences
 from camtrap_batch.review.order import Order, after_looks, looks_until, rank
 from camtrap_batch.store.run import Run
 
-AT_ONCE = 100_000
+_AT_ONCE = 100_000
 """Up to this many images are read before anything is shown; otherwise only the first sequences are."""
 
 FIRST = 24
@@ -81,7 +81,6 @@ class Opening:
         wanted: Wanted,
         *,
         lock: threading.Lock,
-        at_once: int = AT_ONCE,
     ) -> None:
         self._run, self._ordering, self._lock = run, ordering, lock
         self._sequences = read_sequences(run)
@@ -90,7 +89,7 @@ class Opening:
         self.first: Ints = np.array([], np.int64)
         self.ranked: Ints = self.first
         self.total = self.done = 0
-        if run.snapshot("frames").rows <= at_once:
+        if run.snapshot("frames").rows <= _AT_ONCE:
             self._read()
             self._whole.result()
             return

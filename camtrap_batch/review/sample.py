@@ -96,9 +96,11 @@ def read_draws(run: Run) -> list[Draw]:
 
 def find_rows(drawn: Draw, location: pa.Array, seq_id: pa.Array) -> Ints:
     """The number of each drawn sequence among all of them; -1: it no longer exists."""
-    place = {pair: row for row, pair in enumerate(zip(location.to_pylist(), seq_id.to_pylist(), strict=True))}
+    row_of = {
+        pair: row for row, pair in enumerate(zip(location.to_pylist(), seq_id.to_pylist(), strict=True))
+    }
     pairs = zip(drawn.location, drawn.seq_id, strict=True)
-    return np.array([place.get(pair, -1) for pair in pairs], np.int64)
+    return np.array([row_of.get(pair, -1) for pair in pairs], np.int64)
 
 
 def _read(run: Run, path: str) -> Draw:

@@ -37,7 +37,7 @@ from camtrap_batch.errors import CamtrapError, InputError, UserError, explain
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
-from camtrap_batch.review.opening import AT_ONCE, Opening, Ordering
+from camtrap_batch.review.opening import Opening, Ordering
 from camtrap_batch.review.order import ORDERS, Order
 from camtrap_batch.store.corrections import MOST_COUNTED, TRAITS
 from camtrap_batch.store.run import Run
@@ -64,11 +64,6 @@ class Served:
 class Reviewing:
     """A run under review: its items, who may look, and what they ask for.
 
-    Parameters
-    ----------
-    at_once : up to this many images are all read before anything is shown; with more, the first sequences are
-        shown earlier
-
     Raises
     ------
     InputError
@@ -83,7 +78,6 @@ class Reviewing:
         wanted: Wanted,
         *,
         who: str,
-        at_once: int = AT_ONCE,
     ) -> None:
         self.run, self.root, self.who = run, root, who
         self.ordering, self.wanted = ordering, wanted
@@ -91,7 +85,7 @@ class Reviewing:
         self.tokens: set[str] = set()
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="review")
         self.lock = threading.Lock()
-        self.opening = Opening(run, ordering, wanted, lock=self.lock, at_once=at_once)
+        self.opening = Opening(run, ordering, wanted, lock=self.lock)
         self._ranked: dict[tuple[str, int], Ints] = {}
         self._lists: OrderedDict[str, Ints] = OrderedDict()
         self._partial: set[str] = set()
@@ -222,13 +216,13 @@ class Reviewing:
         boxes = items.boxes(number)
         frames = [
             {
-                "row": f"{number}.{place}",
+                "row": f"{number}.{position}",
                 "file_name": items.frames["file_name"][int(row)].as_py(),
                 "taken": str(items.images["datetime"][int(row)].as_py() or ""),
                 "boxes": boxes.get(items.frames["image_id"][int(row)].as_py(), []),
                 "people": bool(items.people_in(int(row))),
             }
-            for place, row in enumerate(rows)
+            for position, row in enumerate(rows)
         ]
         truth = items.truth[number].as_py()
         likeliest = [{"label": label, "p": round(p, 4)} for label, p in items.likeliest(number)]
@@ -241,24 +235,24 @@ class Reviewing:
             "likeliest": likeliest,
         }
 
-    def picture(self, number: int, place: int, large: bool, people: bool = False) -> bytes | None:
+    def picture(self, number: int, position: int, large: bool, people: bool = False) -> bytes | None:
         """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None if it can't be read.
 
         People are blurred, unless the job shows them (`report.people`), or the viewer asks for it.
 
         Parameters
         ----------
-        number, place : number of the sequence, and place of the frame in it
+        number, position : number of the sequence, and position of the frame in it
         """
         if not 0 <= number < len(self.opening):
             return None
         items = self.opening.of(number)
         rows = items.frames_of(number)
-        if place >= len(rows):
+        if position >= len(rows):
             return None
-        row = int(rows[place])
+        row = int(rows[position])
         hidden = [] if people or self.run.job.report.people == "show" else items.people_in(row)
-        key = (number, place, large, bool(hidden))
+        key = (number, position, large, bool(hidden))
         with self.lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
@@ -452,11 +446,11 @@ class _Item(_Handler):
 
 
 class _Picture(_Handler):
-    async def get(self, kind: str, number: str, place: str) -> None:
+    async def get(self, kind: str, number: str, position: str) -> None:
         try:
             people = self.get_query_argument("people", "") == "1"
             large = kind == "photo"
-            data = await self.beside(self.reviewing.picture, int(number), int(place), large, people)
+            data = await self.beside(self.reviewing.picture, int(number), int(position), large, people)
         except (CamtrapError, ValueError, OSError):
             data = None
         if data is None:

@@ -160,16 +160,13 @@ def count_threads(threads: int | None) -> int:
     return os.cpu_count() or 1
 
 
-def stream(network: Network, batches: Iterable[Array], ahead: int = 0) -> Iterator[list[Array]]:
-    """The outputs of each batch, in order; `network.threads` of them are computed at once.
-
-    Batches are taken from the iterator as needed, `ahead` more than are being computed.
-    """
-    if network.threads == 1 and not ahead:
+def stream(network: Network, batches: Iterable[Array]) -> Iterator[list[Array]]:
+    """The outputs of each batch, in order; `network.threads` of them are computed at once."""
+    if network.threads == 1:
         yield from map(network.run, batches)
         return
     with ThreadPoolExecutor(network.threads, thread_name_prefix="network") as pool:
-        yield from in_order(pool, network.run, batches, network.threads - 1 + ahead)
+        yield from in_order(pool, network.run, batches, network.threads - 1)
 
 
 def _is_installed(runtime: type[Runtime]) -> bool:

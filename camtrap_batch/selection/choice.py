@@ -188,9 +188,9 @@ def _counted(
     labels: pa.ChunkedArray, kept: np.ndarray[Any, Any], empty: str | None
 ) -> tuple[pa.Array, pa.Array]:
     """Species and animals of the kept rows, see `crops.species_of`; null in the others."""
-    place = np.full(len(labels), -1)
-    place[kept] = np.arange(len(kept))
-    where = pa.array(place, mask=place < 0)
+    position = np.full(len(labels), -1)
+    position[kept] = np.arange(len(kept))
+    where = pa.array(position, mask=position < 0)
     species, animals = species_of(labels.take(pa.array(kept)), empty)
     return species.take(where), animals.take(where)
 

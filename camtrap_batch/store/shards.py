@@ -220,7 +220,7 @@ def find_receipts(
             if shard_id.partition(".")[0] in wanted:
                 paths.setdefault(shard_id, []).append(receipt_path(plan.stage, plan_id, shard_id))
     found = {name: known[name] for name in paths if name in known and name not in again} if known else {}
-    paths = {name: places for name, places in paths.items() if name not in found}
+    paths = {name: found_at for name, found_at in paths.items() if name not in found}
     wrong: list[str] = []
     while paths:
         read: list[Receipt] = []

@@ -28,6 +28,7 @@ FEW = 50
 """With fewer events in the smaller sample Dhat1 is best, from 75 on Dhat4; in between, either."""
 
 _MOST_KAPPA = 1e6
+_BOUNDS = (0.025, 0.975)  # of an interval, as quantiles
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,8 @@ def concentration(times: Doubles) -> float:
     return float((3 * n * kappa**2 * ratio / (4 * np.sqrt(np.pi))) ** 0.4)
 
 
-def overlap(
-    first: Doubles, second: Doubles, *, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> Overlap:
-    """Coefficient of overlap of two samples of times of day, in radians.
+def overlap(first: Doubles, second: Doubles, *, draws: int = 1000) -> Overlap:
+    """Coefficient of overlap of two samples of times of day, in radians, with a 95 % interval.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def overlap(
         raise ValueError(f"fewer than {FEWEST} events")
     method = "Dhat1" if min(len(first), len(second)) < FEW else "Dhat4"
     value = _overlap(first, second, method)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kernels = concentration(first), concentration(second)
     found = np.empty(draws)
     for number in range(draws):
@@ -90,18 +89,16 @@ def overlap(
             for times, kernel in zip((first, second), kernels, strict=True)
         ]
         found[number] = _overlap(again[0], again[1], method)
-    edges = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) - found.mean() + value
+    edges = np.quantile(found, _BOUNDS) - found.mean() + value
     low, high = np.clip(edges, 0, 1)
     return Overlap(value, float(low), float(high), method)
 
 
-def interval(
-    times: Doubles, *, draws: int = 200, seed: int = 0, level: float = 0.95
-) -> tuple[Doubles, Doubles]:
-    """Pointwise interval of `density`: quantiles over samples redrawn with replacement."""
-    rng = np.random.default_rng(seed)
+def interval(times: Doubles, *, draws: int = 200) -> tuple[Doubles, Doubles]:
+    """Pointwise 95 % interval of `density`: quantiles over samples redrawn with replacement."""
+    rng = np.random.default_rng(0)
     found = np.stack([density(rng.choice(times, len(times))) for _ in range(draws)])
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(found, _BOUNDS, axis=0)
     return low, high
 
 

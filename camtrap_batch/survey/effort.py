@@ -34,8 +34,8 @@ information, it is assumed to have been away."""
 FROM_IMAGES = "images"
 
 HALF_KNOWN = {"half_known": "exact"}
-"""Says, in the meta of a result of `merge` with deployments of which only start or end is recorded, that this
-one counts as it is; in results of older versions its whole day counts."""
+"""Says, in the meta of a result of `merge` with deployments of which only start or end is recorded, that the
+recorded one counts as it is; in results of older versions its whole day counts."""
 
 RATES = {"rates": "within deployments"}
 """Says, in the meta of a result of `merge`, that its `detections_per_100_days` leave out events that began

@@ -56,14 +56,13 @@ class Occupancy:
     reason: str | None = None
 
 
-def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float = 0.95) -> Occupancy:
+def fit_occupancy(history: Doubles, effort: Doubles | None = None) -> Occupancy:
     """Fit occupancy to a detection history.
 
     Parameters
     ----------
     history : (stations, occasions) above 0: detected; 0: not; NaN: no camera worked
     effort : (stations, occasions) days on which a camera worked; None: all occasions are alike
-    level : confidence level of the intervals
     """
     seen = np.where(np.isnan(history), np.nan, history > 0)
     exposure = np.where(np.isnan(seen), 0.0, 1.0 if effort is None else np.nan_to_num(effort))
@@ -90,7 +89,7 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     )
     logit, rate = float(np.clip(best.x[0], -_LOGIT_END, _LOGIT_END)), float(best.x[1])
     least = loss(logit, rate)
-    drop = float(scipy().stats.chi2.ppf(level, 1)) / 2
+    drop = float(scipy().stats.chi2.ppf(0.95, 1)) / 2
 
     def of_logit(value: float) -> float:
         return _least(lambda other: loss(value, other), *_RATE_ENDS)

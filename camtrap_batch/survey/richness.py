@@ -32,7 +32,7 @@ class Chao2(NamedTuple):
     high: float
 
 
-def chao2(incidence: Ints, stations: int, level: float = 0.95) -> Chao2:
+def chao2(incidence: Ints, stations: int) -> Chao2:
     """Chao's second estimator; bias-corrected if no species is at exactly two stations.
 
     Parameters
@@ -58,7 +58,7 @@ def chao2(incidence: Ints, stations: int, level: float = 0.95) -> Chao2:
     error = float(np.sqrt(max(variance, 0)))
     low = high = float(observed)
     if unseen > 0 and error > 0:
-        z = float(scipy().stats.norm.ppf((1 + level) / 2))
+        z = float(scipy().stats.norm.ppf(0.975))
         spread = np.exp(z * np.sqrt(np.log1p(error**2 / unseen**2)))
         low, high = observed + unseen / spread, observed + unseen * spread
     return Chao2(observed, observed + unseen, error, float(low), float(high))

@@ -80,11 +80,11 @@ def location_totals(units: Units, sample: Ints, weight: Doubles, n_locations: in
     sample : (k,) numbers of the sequences of a random sample that people looked at
     weight : (k,) how many sequences each stands for: 1 divided by its probability of being drawn
     """
-    place = np.full(len(units.label), -1)
-    place[sample] = np.arange(len(sample))
-    seen = place[units.row] >= 0
+    in_sample = np.full(len(units.label), -1)
+    in_sample[sample] = np.arange(len(sample))
+    seen = in_sample[units.row] >= 0
     y = np.zeros((len(sample), n_labels))
-    y[place[units.row[seen]], units.shows[seen]] = 1
+    y[in_sample[units.row[seen]], units.shows[seen]] = 1
     group, own = _groups(units, sample)
     p, error = _shares(group[sample], own, units.label[sample], weight, y)
     expected_here = p[group[sample]]

@@ -79,8 +79,8 @@ def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: floa
     edits : EDITS
         Of this layer; the deletes among them count, except those that are replaced (`LayerRows.is_derived`).
     n_stored : rows of this job that the layer holds
-    most : largest part of them that may be deleted, 0 to 1; a row or two stop no push, as of a small layer
-        that is a large part
+    most : largest part of them that may be deleted, 0 to 1; one or two rows never stop a push: of a small
+        layer even they are a large part
     """
     is_delete = pc.equal(edits["edit"], "delete")
     n_deleted = edits.filter(is_delete).num_rows

@@ -1,4 +1,4 @@
-"""GeoParquet files as the target of a push: one per layer; that of cameras has the name in the job.
+"""GeoParquet files as the target of a push: one per layer; the job names the one for cameras.
 
 `locations.parquet` holds cameras, `locations_events.parquet` and `locations_photos.parquet` beside it the
 other layers, as a GeoParquet file holds one table. A file in which nothing differs is only read; otherwise a

@@ -222,7 +222,7 @@ class _Table:
     Attributes
     ----------
     is_there : whether it exists; otherwise it is created before anything is written
-    id_, geometry : names of its number and of its geometry
+    id_, geometry : names of the columns that number its rows and hold their points
     lacking : columns that it does not have yet
     """
 

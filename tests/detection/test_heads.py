@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camtrap_batch.detection.heads import Raw, count_classes, read_boxes, suppress, tell_layout
+from camtrap_batch.detection.heads import MOST_BOXES, Raw, count_classes, read_boxes, suppress, tell_layout
 
 FRAME = (320, 320)
 CELLS = 40**2 + 20**2 + 10**2  # 2,100
@@ -114,7 +114,8 @@ def test_what_overlaps_a_surer_box_is_left_out() -> None:
     )
     assert found.confidence == pytest.approx([0.9, 0.4, 0.1])
     assert len(suppress(raw(), 0.5).confidence) == 0
-    assert len(suppress(raw(*[(0, 0, 1, 1, 0.5, n) for n in range(9)]), 0.5, most=4).confidence) == 4
+    of_each_category = [(0, 0, 1, 1, 0.5, n) for n in range(MOST_BOXES + 9)]
+    assert len(suppress(raw(*of_each_category), 0.5).confidence) == MOST_BOXES
 
 
 @settings(max_examples=50, deadline=None)

@@ -285,7 +285,7 @@ def test_a_driver_of_which_nothing_is_heard_is_gone(monkeypatch: pytest.MonkeyPa
     board = Board("")
     board.totals, board.scheduler = Totals(), SimpleNamespace(workers={})
     state = {"job": "j", "folder": "/f", "stages": [], "totals": []}
-    asyncio.run(board.receive(json.dumps(state), "client"))
+    asyncio.run(board.receive(json.dumps(state), "client", "connected"))
 
     def drivers() -> dict[str, float]:
         (family,) = (one for one in board.collect() if one.name == "camtrap_driver")
@@ -313,7 +313,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
     def tell(client: str, images: int) -> None:
         totals = [["camtrap_images", ["validate", "ok"], images]]
         state = {"job": "j", "folder": "/f", "stages": [], "totals": totals}
-        asyncio.run(board.receive(json.dumps(state), client))
+        asyncio.run(board.receive(json.dumps(state), client, "connected"))
 
     for client, images in (("a", 10), ("a", 25), ("b", 0), ("b", 5)):
         tell(client, images)
@@ -329,5 +329,5 @@ def test_of_many_jobs_the_last_ones_are_kept() -> None:
     board.totals = Totals()
     for number in range(40):
         state = {"job": f"j{number}", "folder": f"/f{number}", "stages": [], "totals": []}
-        asyncio.run(board.receive(json.dumps(state), "client"))
+        asyncio.run(board.receive(json.dumps(state), "client", "connected"))
     assert list(board.jobs) == [f"/f{number}" for number in range(32, 40)]

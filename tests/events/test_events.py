@@ -58,9 +58,9 @@ def label_of(*rows: Row, min_confidence: float = 0.5) -> tuple[str | None, float
     return found["label"][0].as_py(), found["confidence"][0].as_py()
 
 
-def groups_of(*rows: Row, burst_gap_s: float = 60) -> list[set[str]]:
+def groups_of(*rows: Row) -> list[set[str]]:
     table = frames_of(list(rows))
-    labelled = combine(table, empty="empty", min_confidence=0.5, burst_gap_s=burst_gap_s).frames
+    labelled = combine(table, empty="empty", min_confidence=0.5).frames
     groups = defaultdict(set)
     for row in labelled.to_pylist():
         groups[row["location"], row["seq_id"]].add(row["image_id"])
@@ -83,7 +83,6 @@ def test_burst_ends_after_a_gap_from_the_previous_image() -> None:
     sure = {"lion": 0.9}
     times = {"1": 0, "2": 60, "3": 120, "4": 180.000001, "5": 200}
     assert groups_of(*(frame(name, at, sure) for name, at in times.items())) == [{"1", "2", "3"}, {"4", "5"}]
-    assert len(groups_of(*(frame(name, at, sure) for name, at in times.items()), burst_gap_s=10)) == 5
 
 
 def test_images_without_any_tie_stand_alone() -> None:

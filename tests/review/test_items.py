@@ -133,13 +133,13 @@ def test_of_many_images_the_first_sequences_are_there_before_the_rest(
         read(opening)
 
     monkeypatch.setattr(Opening, "_read", read_later)
+    monkeypatch.setattr("camtrap_batch.review.opening._AT_ONCE", 0)
     reviewing = Reviewing(
         run,
         ImageRoot(str(tmp_path / "images")),
         Ordering("useful"),
         Wanted(),
         who="mara",
-        at_once=0,
     )
     first = reviewing.list("useful", Wanted(), 0, "")
     assert not reviewing.opening.is_whole

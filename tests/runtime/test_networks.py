@@ -57,11 +57,11 @@ def test_many_threads_at_once(tmp_path: Path, runtime: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(("threads", "ahead"), [(1, 0), (1, 2), (3, 0)])
-def test_a_stream_is_in_order(tmp_path: Path, runtime: str, threads: int, ahead: int) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_stream_is_in_order(tmp_path: Path, runtime: str, threads: int) -> None:
     network = open_network(mean_network(tmp_path / "a.onnx"), runtime=runtime, threads=threads)
     batches = (np.full((1, 3, 4, 4), number, np.float32) for number in range(20))
-    assert [int(outputs[0][0, 0]) for outputs in stream(network, batches, ahead)] == list(range(20))
+    assert [int(outputs[0][0, 0]) for outputs in stream(network, batches)] == list(range(20))
 
 
 def test_what_does_not_fit(tmp_path: Path, runtime: str) -> None:

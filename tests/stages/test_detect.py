@@ -732,6 +732,7 @@ def test_results_that_another_package_reads(
     for stage in ("detect", "infer"):
         done = camtrap(stage, job.file, "--cluster", "inline")
         assert done.returncode == 0, done.stderr
+    assert "labels of people" not in done.stdout + done.stderr  # they are not the result
     assert [box["image_id"] for box in job.rows("detections")] == ["i00"]
     labels = {row["image_id"]: row["label"] for row in job.rows("predictions")}
     assert labels == {id_: "genet" if id_ == "i00" else "empty" for id_ in names}

@@ -72,7 +72,7 @@ def labelled(folder: Path, **sections: Any) -> Path:
 def unaided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job without a model, merged."""
     job = labelled(tmp_path_factory.mktemp("labels"), infer={"model": "none"})
-    run_on_driver(job, "infer")
+    assert run_on_driver(job, "infer").notes == ["no model: the labels of people are the result"]
     run_on_driver(job, "merge")
     return job
 

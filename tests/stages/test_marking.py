@@ -98,7 +98,7 @@ def test_workers_mark_as_the_driver_does(
     boxes = run.table("boxes").to_table()
     n_boxes = run.table("detected").to_table()["n_boxes"]
     expected = mark_repeats(settings, run.table("manifest").to_table(), n_boxes, boxes)
-    assert expected.repeats.spots > 5
+    assert expected.repeats.n_spots > 5
     assert notes == expected.repeats.notes()
     found = run.table("detections").to_table()
     assert found["repeat"].fill_null(-1).to_pylist() == expected.number.tolist()
@@ -118,7 +118,7 @@ def test_parts_are_numbered_one_after_another() -> None:
         for boxes, spots, places in ((30, 2, [(1, 20), (0, 10)]), (40, 2, [(0, 25), (1, 15)]))
     )
     joined = Repeats.joined([first, Repeats(), second])
-    assert (joined.boxes, joined.spots) == (70, 4)
-    assert [(place["repeat"], place["images"]) for place in joined.places] == [
+    assert (joined.boxes, joined.n_spots) == (70, 4)
+    assert [(spot["repeat"], spot["images"]) for spot in joined.spots] == [
         (2, 25), (1, 20), (3, 15), (0, 10),
     ]  # fmt: skip

@@ -66,7 +66,7 @@ class Board(SchedulerPlugin):
             if job["client"] == client and job["driver"] == "connected":
                 job["driver"] = "gone"
 
-    async def receive(self, state: str, client: str, driver: str = "connected") -> None:
+    async def receive(self, state: str, client: str, driver: str) -> None:
         """Store what a driver sends."""
         record = json.loads(state)
         before = self.jobs.pop(record["folder"], None)

@@ -218,6 +218,8 @@ def read_blocks(
         and vertical frequency (0, 0), (1, 0), (0, 1) and (1, 1)
 
     Returns whether the stream is sound: every code is one, and every byte of every interval is used.
+
+    It is one long function, since each step changes all of its state: position, word, and coefficient.
     """
     keeps_four = len(coefficients) == 4
     predictions = np.zeros(4, np.int64)

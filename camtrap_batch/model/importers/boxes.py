@@ -86,19 +86,21 @@ def compare_detector(detector: OnnxDetector, pictures: Sequence[bytes], where: s
     for data in pictures:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        place = detector.fit.place(*pixels.shape[:2])
-        frame = np.empty((1, 3, *place.frame), np.float32)
-        put(pixels, detector.fit, place, frame[0])
+        placement = detector.fit.place(*pixels.shape[:2])
+        frame = np.empty((1, 3, *placement.frame), np.float32)
+        put(pixels, detector.fit, placement, frame[0])
         batch = np.repeat(frame, detector.batch or 1, axis=0).astype(detector.dtype)
         raw = read_boxes(
             detector.layout,
             network.run(batch),
-            place.frame,
+            placement.frame,
             n_categories=len(detector.categories),
             least=LEAST / 2,
             iou=detector.iou,
         )[0]
-        corners = (raw.corners - [place.left, place.top] * 2) / ([place.width, place.height] * 2)
+        corners = (raw.corners - [placement.left, placement.top] * 2) / (
+            [placement.width, placement.height] * 2
+        )
         corners = corners * ([pixels.shape[1], pixels.shape[0]] * 2)
         theirs.append(np.column_stack([corners.reshape(-1, 4), raw.confidence, raw.category]).tolist())
     compared = compare_boxes(detector, pictures, theirs, runtime or network.runtime)

@@ -123,14 +123,14 @@ def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapp
         return state
 
     n_prefix = int(getattr(network, "num_prefix_tokens", 1))
-    n_places = given.shape[1] - (0 if getattr(network, "no_embed_class", False) else n_prefix)
-    if given.ndim != 3 or int(n_places**0.5) ** 2 != n_places:
+    n_positions = given.shape[1] - (0 if getattr(network, "no_embed_class", False) else n_prefix)
+    if given.ndim != 3 or int(n_positions**0.5) ** 2 != n_positions:
         return state
     import timm.layers
 
     layers: Any = timm.layers
     resampled = layers.resample_abs_pos_embed(
-        given, new_size=list(grid), num_prefix_tokens=given.shape[1] - n_places
+        given, new_size=list(grid), num_prefix_tokens=given.shape[1] - n_positions
     )
     return {**state, "pos_embed": resampled}
 

@@ -31,7 +31,7 @@ class Control:
 
     def answer(self, method: str, what: str, parameters: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         """HTTP status and JSON."""
-        call = self._calls.get((method, what))
+        call = self._calls.get(("GET" if method == "HEAD" else method, what))
         if call is None:
             known = ", ".join(f"{verb} /rehearsal/{name}" for verb, name in self._calls)
             return 404, msgspec.json.encode({"error": f"there is: {known}"})

@@ -285,36 +285,20 @@ class Layer:
             edited_ms: when it was last edited.
             version: the server's version.
         """
-        is_table = self.geometry_type is None
-        shape: Json = {}
-        if not is_table:
-            xmin, ymin, xmax, ymax = extent or (-20037508.34, -20037508.34, 20037508.34, 20037508.34)
-            reference = spatial_reference(self.wkid)
-            shape = {
-                "extent": {
-                    "xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax, "spatialReference": reference
-                },
-                "sourceSpatialReference": reference,
-                "geometryType": self.geometry_type,
-                "hasZ": False,
-                "hasM": False,
-                "allowGeometryUpdates": True,
-                "hasGeometryProperties": False,
-            }  # fmt: skip
         can_edit = any(word in capabilities for word in ("Editing", *EDITING))
         return {
             **{key: value for key, value in self.definition.items() if key not in _INNER},
             "currentVersion": version,
             "id": self.id,
             "name": self.name,
-            "type": "Table" if is_table else "Feature Layer",
+            "type": "Table" if self.geometry_type is None else "Feature Layer",
             "description": self.definition.get("description", ""),
             "copyrightText": self.definition.get("copyrightText", ""),
             "displayField": self.definition.get("displayField") or self.oid,
             "objectIdField": self.oid,
             "globalIdField": self.globalid,
             "uniqueIdField": {"name": self.oid, "isSystemMaintained": True},
-            **shape,
+            **self._shape(extent),
             "fields": [field.metadata() for field in self.fields],
             "indexes": [
                 Index(f"PK_{self.service}_{self.id}", (self.oid,), True).metadata(),
@@ -336,41 +320,65 @@ class Layer:
             "isDataVersioned": False,
             "supportsAppend": can_edit and bool(self.append_formats),
             "supportedAppendFormats": ",".join(self.append_formats) if can_edit else "",
-            "supportsRollbackOnFailureParameter": True,
-            "supportsApplyEditsWithGlobalIds": True,
-            "supportsStatistics": True,
-            "supportsAdvancedQueries": True,
-            "supportsCoordinatesQuantization": False,
-            "supportsAttachmentsByUploadId": True,
-            "supportsValidateSql": False,
-            "supportsCalculate": False,
-            "supportsTruncate": False,
-            "supportedQueryFormats": "JSON",
-            "useStandardizedQueries": True,
-            "advancedQueryCapabilities": {
-                "supportsPagination": True,
-                "supportsPaginationOnAggregatedQueries": True,
-                "supportsQueryAttachments": True,
-                "supportsQueryAttachmentsCountOnly": True,
-                "supportsQueryAttachmentOrderByFields": False,
-                "supportsReturningQueryExtent": True,
-                "supportsStatistics": True,
-                "supportsOrderBy": True,
-                "supportsDistinct": True,
-                "supportsCountDistinct": True,
-                "supportsHavingClause": True,
-                "supportsQueryWithDistance": False,
-                "supportsQueryWithResultType": False,
-                "supportsSqlExpression": False,
-                "supportsPercentileStatistics": False,
-            },
-            "advancedEditingCapabilities": {
-                "supportedSqlFormatsInCalculate": [],
-                "supportsAsyncApplyEdits": False,
-                "supportsApplyEditsbyUploadID": False,
-                "supportsReturnEditResults": True,
-            },
+            **_SUPPORTED,
         }  # fmt: skip
+
+    def _shape(self, extent: tuple[float, ...] | None) -> Json:
+        """What a layer's metadata say about its geometry; nothing in a table."""
+        if self.geometry_type is None:
+            return {}
+        xmin, ymin, xmax, ymax = extent or (-20037508.34, -20037508.34, 20037508.34, 20037508.34)
+        reference = spatial_reference(self.wkid)
+        return {
+            "extent": {
+                "xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax, "spatialReference": reference
+            },
+            "sourceSpatialReference": reference,
+            "geometryType": self.geometry_type,
+            "hasZ": False,
+            "hasM": False,
+            "allowGeometryUpdates": True,
+            "hasGeometryProperties": False,
+        }  # fmt: skip
+
+
+_SUPPORTED: Json = {
+    "supportsRollbackOnFailureParameter": True,
+    "supportsApplyEditsWithGlobalIds": True,
+    "supportsStatistics": True,
+    "supportsAdvancedQueries": True,
+    "supportsCoordinatesQuantization": False,
+    "supportsAttachmentsByUploadId": True,
+    "supportsValidateSql": False,
+    "supportsCalculate": False,
+    "supportsTruncate": False,
+    "supportedQueryFormats": "JSON",
+    "useStandardizedQueries": True,
+    "advancedQueryCapabilities": {
+        "supportsPagination": True,
+        "supportsPaginationOnAggregatedQueries": True,
+        "supportsQueryAttachments": True,
+        "supportsQueryAttachmentsCountOnly": True,
+        "supportsQueryAttachmentOrderByFields": False,
+        "supportsReturningQueryExtent": True,
+        "supportsStatistics": True,
+        "supportsOrderBy": True,
+        "supportsDistinct": True,
+        "supportsCountDistinct": True,
+        "supportsHavingClause": True,
+        "supportsQueryWithDistance": False,
+        "supportsQueryWithResultType": False,
+        "supportsSqlExpression": False,
+        "supportsPercentileStatistics": False,
+    },
+    "advancedEditingCapabilities": {
+        "supportedSqlFormatsInCalculate": [],
+        "supportsAsyncApplyEdits": False,
+        "supportsApplyEditsbyUploadID": False,
+        "supportsReturnEditResults": True,
+    },
+}
+"""What every layer of this server says about what it can do."""
 
 
 def _completed(definition: Json) -> Json:

@@ -98,7 +98,7 @@ class _Writer:
     def __init__(self, db: sqlite3.Connection, layer: Layer, edits: Edits) -> None:
         self.db, self.layer, self.edits = db, layer, edits
         fields = [f for f in layer.fields if f.name != layer.oid]
-        self.place = {f.name: number for number, f in enumerate(fields)}
+        self.column = {f.name: number for number, f in enumerate(fields)}
         self.defaults = [f.default for f in fields]
         self.required = [f for f in fields if not f.is_nullable and f.is_editable and f.default is None]
         columns = [*(f.column for f in fields), *GEOMETRY_COLUMNS]
@@ -126,14 +126,14 @@ class _Writer:
         values = list(self.defaults)
         given = self._attributes(attributes)
         for name, value in given.items():
-            values[self.place[name]] = value
+            values[self.column[name]] = value
         for required in self.required:
             if required.name not in given:
                 required.check(None)
         for name, value in self.on_add.items():
-            values[self.place[name]] = value
+            values[self.column[name]] = value
         guid = self._globalid(attributes) if self.edits.by_globalid else str(uuid.uuid4())
-        values[self.place[self.layer.globalid]] = guid
+        values[self.column[self.layer.globalid]] = guid
         values += self._shape(geometry)
         try:
             oid = self.db.execute(self.insert, values).lastrowid
@@ -197,8 +197,8 @@ class _Writer:
             if geometry:
                 raise RowRefused(1015, "Geometry could not be set: this is a table.")
             return (None,) * len(GEOMETRY_COLUMNS)
-        place = check_geometry(geometry, self.layer.geometry_type, self.layer.wkid)
-        return (None,) * len(GEOMETRY_COLUMNS) if place is None else (place.json, *place.envelope)
+        found = check_geometry(geometry, self.layer.geometry_type, self.layer.wkid)
+        return (None,) * len(GEOMETRY_COLUMNS) if found is None else (found.json, *found.envelope)
 
     def _key(self, attributes: Json) -> object:
         wanted = self.layer.globalid if self.edits.by_globalid else self.layer.oid

@@ -141,8 +141,8 @@ def read_faults(text: str, where: str) -> list[Fault]:
         return TypeAdapter(list[Fault]).validate_json(text)
     except ValidationError as problem:
         first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from None
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from None
 
 
 def load_faults(file: Path) -> list[Fault]:

@@ -196,7 +196,7 @@ class FeatureServer:
 
     def _service_metadata(self, service: Service) -> Json:
         layers = self.site.layers_of(service.name)
-        places = [layer for layer in layers if layer.geometry_type is not None]
+        spatial = [layer for layer in layers if layer.geometry_type is not None]
         found: Json = {
             "currentVersion": VERSION,
             "serviceItemId": service.item,
@@ -223,7 +223,7 @@ class FeatureServer:
                     "type": "Feature Layer",
                     "geometryType": layer.geometry_type,
                 }
-                for layer in places
+                for layer in spatial
             ],
             "tables": [
                 {"id": layer.id, "name": layer.name, "type": "Table"}
@@ -231,8 +231,8 @@ class FeatureServer:
                 if layer.geometry_type is None
             ],
         }
-        if places:
-            metadata = self._metadata(places[0])
+        if spatial:
+            metadata = self._metadata(spatial[0])
             found["spatialReference"] = metadata["sourceSpatialReference"]
             found["initialExtent"] = found["fullExtent"] = metadata["extent"]
         else:
@@ -422,10 +422,10 @@ class FeatureServer:
         fail = _failing(request)
         results: list[Json] = []
         with self.site.database.writing() as db:
-            for place, number in enumerate(numbers(request.text("attachmentIds"), "attachmentIds")):
+            for index, number in enumerate(numbers(request.text("attachmentIds"), "attachmentIds")):
                 try:
                     if fail is not None:
-                        fail(place)
+                        fail(index)
                     results.append(attachments.delete(db, layer, oid, number))
                 except RowRefused as refusal:
                     results.append({"objectId": number, "success": False, "error": refusal.body()})

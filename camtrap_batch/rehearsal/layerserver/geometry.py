@@ -90,7 +90,7 @@ def check_geometry(geometry: object, geometry_type: str, wkid: int) -> Place | N
             raise ValueError("it is not a JSON object")
         source = read_wkid(geometry.get("spatialReference"), wkid)
 
-        def place(x: float, y: float) -> tuple[float, float]:
+        def convert(x: float, y: float) -> tuple[float, float]:
             return project(x, y, source, wkid)
 
         if part is None:
@@ -99,11 +99,11 @@ def check_geometry(geometry: object, geometry_type: str, wkid: int) -> Place | N
             x, y = geometry["x"], geometry["y"]
             if x in (None, "NaN") and y in (None, "NaN"):  # how ArcGIS writes an empty point
                 return None
-            x, y = place(_coordinate(x), _coordinate(y))
+            x, y = convert(_coordinate(x), _coordinate(y))
             return Place(f'{{"x":{x!r},"y":{y!r}}}', (x, y, x, y))
         if not isinstance(geometry.get(part), list):
             raise ValueError(f"'{part}' is needed, as a list")
-        moved = _move(geometry[part], place, 1 if part == "points" else 2)
+        moved = _move(geometry[part], convert, 1 if part == "points" else 2)
         points = list(_points(moved))
     except ValueError as problem:
         raise RowRefused(1015, f"Geometry could not be set: {problem}") from None
@@ -117,13 +117,13 @@ def project_json(geometry: str, source: int, target: int) -> Json:
     """A stored geometry in another spatial reference."""
     found: Json = parse(geometry, "geometry")
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def convert(x: float, y: float) -> tuple[float, float]:
         return project(x, y, source, target)
 
     if "x" in found:
-        x, y = place(found["x"], found["y"])
+        x, y = convert(found["x"], found["y"])
         return {"x": x, "y": y}
-    return {part: _move(points, place, 1 if part == "points" else 2) for part, points in found.items()}
+    return {part: _move(points, convert, 1 if part == "points" else 2) for part, points in found.items()}
 
 
 def read_envelope(text: str, geometry_type: str, in_sr: str, wkid: int) -> tuple[float, float, float, float]:
@@ -166,14 +166,14 @@ def _coordinate(value: object) -> float:
     return float(value)
 
 
-def _move(points: Any, place: Callable[[float, float], tuple[float, float]], depth: int) -> list[Any]:
+def _move(points: Any, convert: Callable[[float, float], tuple[float, float]], depth: int) -> list[Any]:
     if depth:
         if not isinstance(points, list):
             raise ValueError("points are missing")
-        return [_move(part, place, depth - 1) for part in points]
+        return [_move(part, convert, depth - 1) for part in points]
     if not isinstance(points, list) or len(points) < 2:
         raise ValueError(f"{points!r} is not a point")
-    return list(place(_coordinate(points[0]), _coordinate(points[1])))
+    return list(convert(_coordinate(points[0]), _coordinate(points[1])))
 
 
 def _points(parts: list[Any]) -> Iterator[tuple[float, float]]:

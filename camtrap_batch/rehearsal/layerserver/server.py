@@ -132,22 +132,20 @@ class LayerServer:
         name: str,
         layers: Sequence[Json],
         *,
-        owner: str | None = None,
         capabilities: str = DEFAULT_CAPABILITIES,
         anonymous: Anonymous = "none",
         max_records: int = MAX_RECORDS,
     ) -> str:
-        """A new service; returns its address.
+        """A new service of the first user; returns its address.
 
         Args:
             layers: definitions as `addToDefinition` takes them: `name`, `geometryType` (none in a table),
                 `fields`, `indexes`, `hasAttachments`...
-            owner: a user; by default the first one.
             capabilities: such as `Query` for a read-only service.
             anonymous: what is allowed without a token: none, read or edit.
             max_records: rows per page.
         """
-        owner = owner or next(iter(self.users))
+        owner = next(iter(self.users))
         self._site.create_service(name, layers, owner, capabilities, anonymous, max_records)
         return self.service_url(name)
 

@@ -286,6 +286,8 @@ class _Exchange(HTTPMessageDelegate):
             }
         )
         line = ResponseStartLine("HTTP/1.1", status, responses.get(status, ""))
+        if self.command == "HEAD":
+            content = b""
         if slow is None:
             self._on_loop(lambda: self._connection.write_headers(line, answer, content))
         else:

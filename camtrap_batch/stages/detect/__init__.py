@@ -244,7 +244,7 @@ def has_gpu() -> bool:
 
 
 def _mark(context: Context, settings: Detect, detector: Detector) -> list[str]:
-    """Make `detections`: the boxes, with the places where cameras repeat them. Returns notes for people."""
+    """Make `detections`: the boxes, with the spots where cameras repeat them. Returns notes for people."""
     run = context.run
     detected = run.snapshot("detected")
     repeat = [settings.repeat.frames, settings.repeat.iou, settings.threshold]

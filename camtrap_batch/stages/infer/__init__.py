@@ -146,7 +146,7 @@ def _read(context: Context) -> _Wanted:
     manifest = run.snapshot("manifest")
     model, info = open_model(run, job.infer.model)
     rows = usable_rows(run, _READ)
-    boxes, boxes_from, notes = None, {}, fit_notes(context, info, rows)
+    boxes, boxes_from, notes = None, {}, fit_notes(context, info)
     if job.detection is not None:
         notes += bring_detections(context)
         boxes = find_boxes(job.detection[0], run, rows, empty_class(job, info))
@@ -247,7 +247,7 @@ def _add_up(receipts: list[Receipt]) -> dict[str, int]:
     return dict(again)
 
 
-def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
+def fit_notes(context: Context, info: ModelInfo) -> list[str]:
     """Notes on where the model and the manifest do not fit together."""
     job, run = context.job, context.run
     notes = []

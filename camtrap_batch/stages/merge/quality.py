@@ -40,7 +40,7 @@ def judged_by(run: Run, predictions: Snapshot) -> list[Any]:
 
 def measure(run: Run, predictions: Snapshot, empty: str) -> pa.Table:
     """Rows of the table metrics."""
-    rows = [*_by_samples(run, empty), *_by_labels(run, predictions, empty)]
+    rows = [*_by_samples(run, empty), *_by_labels(run, predictions)]
     model = str(predictions.inputs["model"])
     by = predictions.meta.get("made_by") if model == NO_MODEL else model
     return pa.Table.from_pylist([{**row, "model_id": by} for row in rows], METRICS)
@@ -164,7 +164,7 @@ def _row(figure: str, label: str | None, found: Estimate) -> Row:
 # --- by the labels of the metadata
 
 
-def _by_labels(run: Run, predictions: Snapshot, empty: str) -> list[Row]:
+def _by_labels(run: Run, predictions: Snapshot) -> list[Row]:
     """Judge each label; images with labels of several classes can't be judged, as a model names only one."""
     table = run.table("predictions", predictions.number).to_table(columns=["image_id", "label"])
     if table["label"].null_count == table.num_rows:

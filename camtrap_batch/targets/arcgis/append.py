@@ -93,13 +93,13 @@ def run_job(
 
 def _collection(layer: RemoteLayer, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
     geometry = {"geometryType": "esriGeometryPoint"} if layer.has_points else {}
-    place = {"spatialReference": {"wkid": WGS_84}} if layer.has_points else {}
+    reference = {"spatialReference": {"wkid": WGS_84}} if layer.has_points else {}
     fields = [{"name": field.name, "alias": field.name, "type": field.type} for field in layer.fields]
     return {
         "layers": [
             {
                 "layerDefinition": {**geometry, "fields": fields},
-                "featureSet": {**geometry, **place, "features": features},
+                "featureSet": {**geometry, **reference, "features": features},
             }
         ]
     }

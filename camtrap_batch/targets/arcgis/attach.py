@@ -70,7 +70,7 @@ class Attached:
 
 
 def photos_in(folder: Path) -> dict[str, list[Photo]]:
-    """The photos in each folder of a folder, and in folders of these: card/100/IMG_1.JPG is 100_IMG_1.JPG.
+    """The photos below each folder in a folder; one in a subfolder (card/100/IMG_1.JPG) is 100_IMG_1.JPG.
 
     Raises
     ------
@@ -208,23 +208,23 @@ class Attacher:
     ) -> None:
         pairs: list[tuple[str, int, Photo]] = []
         for camera, photos in todo.items():
-            places = [features[camera][0]] * len(photos) if self._one_feature else list(free[camera])
-            if len(places) < len(photos):
-                added = self._copy(features[camera][0], len(photos) - len(places))
+            parents = [features[camera][0]] * len(photos) if self._one_feature else list(free[camera])
+            if len(parents) < len(photos):
+                added = self._copy(features[camera][0], len(photos) - len(parents))
                 done.copies += len(added)
-                places += added
-            pairs += [(camera, place, photo) for place, photo in zip(places, photos, strict=False)]
+                parents += added
+            pairs += [(camera, parent, photo) for parent, photo in zip(parents, photos, strict=False)]
 
         self._unanswered = 0
 
         def put(pair: tuple[str, int, Photo]) -> str | None:
-            camera, place, photo = pair
+            camera, parent, photo = pair
             if self._stop.is_set() or self._unanswered >= MOST_REFUSALS:
                 return None
             refused = list(self._refusals[ending_of(photo.name)])  # other threads change it
             if len(refused) >= MOST_REFUSALS:
                 return f"not sent, as {MOST_REFUSALS} of its kind were refused: {refused[-1]}"
-            return self._put(place, photo, f"{_MARK}{camera}")
+            return self._put(parent, photo, f"{_MARK}{camera}")
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for (camera, _, photo), reason in zip(pairs, pool.map(put, pairs), strict=True):
@@ -372,13 +372,13 @@ class Attacher:
         ids = [int(row[self._layer.object_id]) for row in rows]
         groups: dict[str, list[int]] = defaultdict(list)
         group_of: dict[int, str] = {}
-        places = PointNames()
+        names = PointNames()
         for number, row in sorted(zip(ids, rows, strict=True), key=lambda pair: pair[0]):
             name = str(number)
             if self._location is not None:
                 name = str(row.get(self._location))
             elif row[X] is not None:
-                name = places.name(row[X], row[Y], name)
+                name = names.name(row[X], row[Y], name)
             groups[name].append(number)
             group_of[number] = name
         found: dict[str, list[int]] = {}

@@ -84,7 +84,7 @@ def create_layers(
 
 
 def _relate(service: Service, urls: Mapping[str, str], names: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Relationship classes between the layers of one service, as far as they lack them.
+    """Add the relationship classes that the layers of one service lack.
 
     If a portal does not make one, that is only reported: nothing depends on them.
     """

@@ -219,6 +219,22 @@ def test_a_request_that_is_not_understood(server: LayerServer, service: str) -> 
     assert server.rows(0, service) == []
 
 
+@pytest.mark.parametrize("path", ["/server/rest/info?f=json", "/nothing", "/rehearsal/faults"])
+def test_head_has_the_headers_of_get_and_no_body(server: LayerServer, path: str) -> None:
+    host = f"127.0.0.1:{server.port}"
+    got = requests.get(f"http://{host}{path}", timeout=10)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for _ in range(2):  # a body would be read as the start of the second answer
+            connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n"):
+                answer += (more := connection.recv(2**16))
+                assert more, answer
+            status, *headers = answer.decode().split("\r\n")
+            assert status == f"HTTP/1.1 {got.status_code} {got.reason}"
+            assert f"Content-Length: {len(got.content)}" in headers
+
+
 def test_the_directory_for_someone_who_looks(server: LayerServer, service: str) -> None:
     page = requests.get(f"http://127.0.0.1:{server.port}/server/rest/services")
     assert page.text.count("\n") > 5
