@@ -20,12 +20,12 @@ def count(value: Any) -> str:
     return UNKNOWN if not is_known(value) else f"{value:,.0f}"
 
 
-def number(value: Any) -> str:
+def number(value: Any, digits: int = 3) -> str:
     """
     >>> number(0.91234), number(float("nan")) == UNKNOWN
     ('0.912', True)
     """
-    return UNKNOWN if not is_known(value) else f"{value:,.3f}"
+    return UNKNOWN if not is_known(value) else f"{value:,.{digits}f}"
 
 
 def percent(share: Any) -> str:
