@@ -79,6 +79,7 @@ def environment() -> Environment:
         "hours_minutes": text.hours_minutes,
         "minute": text.minute,
         "path": text.in_hash,
+        "word": shlex.quote,
         "data_url": _data_url,
         "svg_url": _svg_url,
     }
@@ -230,10 +231,15 @@ def _sightings(data: ReportData) -> dict[str, Any] | None:
 
 
 def _periods(data: ReportData) -> dict[str, Any] | None:
-    periods = sightings.events_by_period(data.events)
+    periods = sightings.events_by_period(data.events, data.deployments)
     if periods is None:
         return None
     span = f"{periods.names[0]} to {periods.names[-1]}"
+    shown = {
+        "Events": periods.events,
+        "Cameras with an event": periods.locations,
+        "Cameras in the field": periods.in_field,
+    }
     return {
         "periods": periods,
         "charts": [
@@ -245,7 +251,8 @@ def _periods(data: ReportData) -> dict[str, Any] | None:
                 f"{periods.unit} (camera time)",
                 f"{what.lower()} per {periods.unit}",
             )
-            for what, values in (("Events", periods.events), ("Cameras with an event", periods.locations))
+            for what, values in shown.items()
+            if values is not None
         ],
     }
 

@@ -83,12 +83,19 @@ class CameraRow:
 
 @dataclass(frozen=True)
 class Periods:
-    """Events and cameras with an event per day, week, month or year; `left_out` are far from the others."""
+    """Events and cameras with an event per day, week, month or year.
+
+    Attributes
+    ----------
+    in_field : cameras with a deployment; None if it is not recorded of all when they stood there
+    left_out : number of events that are far from the others
+    """
 
     unit: str
     names: list[str]
     events: list[int]
     locations: list[int]
+    in_field: list[int] | None
     left_out: int
 
 
@@ -171,7 +178,7 @@ def events_by_hour(events: pa.Table, labels: Sequence[str]) -> list[tuple[str, l
     return [(name, hours) for name, hours in found if any(hours)]
 
 
-def events_by_period(events: pa.Table) -> Periods | None:
+def events_by_period(events: pa.Table, deployments: pa.Table | None = None) -> Periods | None:
     """Events over the study period; None if no event has a date.
 
     A clock that was never set puts a few events years away from all others; they would distort the chart.
@@ -194,8 +201,27 @@ def events_by_period(events: pa.Table) -> Periods | None:
         [_name(one, unit) for one in every],
         groups.size().reindex(every, fill_value=0).tolist(),
         groups.nunique().reindex(every, fill_value=0).tolist(),
+        _in_field(every, deployments),
         len(frame) - len(dated),
     )
+
+
+def _in_field(every: pd.PeriodIndex, deployments: pa.Table | None) -> list[int] | None:
+    """How many locations have a deployment in each period."""
+    if deployments is None or not deployments.num_rows:
+        return None
+    known = deployments.select(["location", "start", "end", "source"]).to_pandas()
+    if (known["source"] == "images").any() or known[["start", "end"]].isna().any(axis=None):
+        return None
+    known = known[known["start"] <= every.end_time[-1]]
+    starts = every.start_time.to_numpy()
+    first, last = (
+        np.searchsorted(starts, known[name].to_numpy("datetime64[ns]"), side="right") - 1
+        for name in ("start", "end")
+    )
+    known["period"] = [range(max(one, 0), other + 1) for one, other in zip(first, last, strict=True)]
+    stood = known[["location", "period"]].explode("period").dropna().drop_duplicates()
+    return [int(n) for n in np.bincount(stood["period"].astype(int), minlength=len(every))]
 
 
 def _frame(events: pa.Table) -> pd.DataFrame:

@@ -222,13 +222,20 @@ class Items:
         return taxonomy_of(self.run.job.events.taxonomy)
 
     @cached_property
+    def common_names(self) -> dict[str, str]:
+        """Label -> its common name, if the taxonomy has one."""
+        known = self.taxonomy.common if self.taxonomy else {}
+        return {label: known[label_key(label)] for label in self.labels if known.get(label_key(label))}
+
+    @cached_property
     def other_names(self) -> dict[str, list[str]]:
         """Label -> its common name and its groups, if the taxonomy has them."""
         if (taxonomy := self.taxonomy) is None:
             return {}
+        common = self.common_names
         found = {
             label: [
-                *filter(None, [taxonomy.common.get(label_key(label))]),
+                *([common[label]] if label in common else []),
                 *(name for _, name in taxonomy.above(label)),
             ]
             for label in self.labels

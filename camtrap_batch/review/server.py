@@ -106,6 +106,7 @@ class Reviewing:
             "orders": list(ORDERS),
             "labels": items.labels,
             "names": items.other_names,
+            "common": items.common_names,
             "empty": items.empty,
             "person": items.person,
             "has_model": self.run.job.infer.model != "none",
@@ -399,10 +400,10 @@ class _Page(_Handler):
                 self.finish(f'<!doctype html><script nonce="{nonce}">location.replace("/")</script>')
                 return
         self.set_status(403)
-        self.finish(
-            "<!doctype html><title>camtrap</title><p>This link is not valid, or was used already in "
-            "another browser. Run <code>camtrap review</code> again for a new one."
-        )
+        self._send("refused.html")
+
+    def _send(self, page: str) -> None:
+        self.finish((files(__package__) / page).read_text("utf-8").replace("{nonce}", self._policy()))
 
     def _policy(self) -> str:
         nonce = secrets.token_urlsafe(16)
@@ -416,8 +417,7 @@ class _Page(_Handler):
     def get(self) -> None:
         if self._finished:
             return
-        page = (files(__package__) / "page.html").read_text("utf-8")
-        self.finish(page.replace("{nonce}", self._policy()))
+        self._send("page.html")
 
 
 class _Start(_Handler):

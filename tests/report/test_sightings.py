@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from camtrap_batch.report.sightings import events_by_hour, events_by_period, species_rows
-from camtrap_batch.store.schemas import EVENTS
+from camtrap_batch.store.schemas import DEPLOYMENTS, EVENTS
 
 
 def events(*rows: tuple[str | None, str, dt.datetime | None], **values: Any) -> pa.Table:
@@ -76,6 +76,41 @@ def test_periods_without_an_event_are_zero() -> None:
     assert found.names == ["2023-05-04", "2023-05-05", "2023-05-06", "2023-05-07"]
     assert found.events == [2, 0, 0, 1]
     assert found.locations == [1, 0, 0, 1]
+
+
+def test_cameras_in_the_field() -> None:
+    of_a_week = events(*(("lion", "A", NOON + dt.timedelta(days=day)) for day in (0, 3)))
+
+    def deployments(*rows: tuple[str, int, int | None, str]) -> pa.Table:
+        return pa.Table.from_pylist(
+            [
+                {
+                    "location": location,
+                    "start": NOON + dt.timedelta(days=first),
+                    "end": None if last is None else NOON + dt.timedelta(days=last),
+                    "source": source,
+                }
+                for location, first, last, source in rows
+            ],
+            schema=DEPLOYMENTS,
+        )
+
+    def in_field(*rows: tuple[str, int, int | None, str]) -> list[int] | None:
+        found = events_by_period(of_a_week, deployments(*rows))
+        assert found is not None
+        return found.in_field
+
+    recorded = [
+        ("A", -9, 1, "cameras"),
+        ("A", 1, 2, "cameras"),
+        ("B", 2, 9, "metadata"),
+        ("C", 5, 9, "cameras"),
+    ]
+    assert in_field(*recorded) == [1, 1, 2, 1]
+    assert in_field(*recorded, ("D", -9, -5, "cameras")) == [1, 1, 2, 1]
+    assert in_field(*recorded, ("E", 0, 3, "images")) is None, "it stood there longer"
+    assert in_field(*recorded, ("E", 0, None, "cameras")) is None
+    assert in_field() is None
 
 
 def test_unit_grows_with_the_span() -> None:

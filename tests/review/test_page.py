@@ -355,6 +355,9 @@ def test_labels_are_found_by_any_of_their_names(tmp_path: Path, browser: Any) ->
 
     with served(job, "--order", "random") as (_, (link,)):
         page, wrong = open_page(browser, link)
+        of_lion = [text for text in page.locator("#likeliest button").all_inner_texts() if "lion" in text]
+        assert of_lion, "not among the likeliest"
+        assert all("lion African lion" in " ".join(text.split()) for text in of_lion)
         say(page, "desert LYNX")
         looked_at(page, 1)
         say(page, "lyn")
@@ -411,8 +414,9 @@ def test_only_who_has_a_link_gets_in_and_a_link_is_good_once(job: Path) -> None:
         assert ask(link, "/photo/99999.0", Cookie=cookie) == 404
         assert ask(link, "/api/item/99999", Cookie=cookie) == 404
         assert ask(link, "/api/list?least=x", Cookie=cookie) == 400
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(link, timeout=20)
+        assert "used already in another browser" in refused.value.read().decode()
         # A page elsewhere whose name was made to lead here.
         assert ask(link, "/api/start", Cookie=cookie, Host="evil.example:80") == 403
         body = json.dumps({"numbers": [0], "labels": [{"label": "lion"}], "who": "eve"}).encode()
