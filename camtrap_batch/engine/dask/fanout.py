@@ -241,8 +241,11 @@ class _FanOut:
         The scheduler fails what such a worker runs if a receipt that nobody has fetched is there alone
         (`Scheduler.retire_workers` then gives up, and the worker leaves nevertheless).
         """
-        address = _lost_worker(future).address
-        actions = [event.get("action") for _, event in self.client.get_events(address)]
+        try:
+            events = self.client.get_events(_lost_worker(future).address)
+        except OSError:  # the scheduler is gone, too: that is said soon
+            return False
+        actions = [event.get("action") for _, event in events]
         # What is before the last "add-worker" concerns another process.
         if "could-not-retire" not in takewhile(lambda action: action != "add-worker", reversed(actions)):
             return False
