@@ -77,17 +77,22 @@ def test_a_layer_that_shows_ones_own_rows_alone_takes_its_owner(make_bench: Any)
     require_equal(bench, rows)
 
 
-def test_rows_that_a_layer_hides_without_saying_so_are_seen_at_the_first(
-    make_bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = event_table(N)
-    bench = make_bench(rows, indexed=False, viewDefinitionQuery="label = 'lion'")
+def hide_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view's description no longer says which rows it shows."""
     describe = Service.describe
     monkeypatch.setattr(
         Service,
         "describe",
         lambda self, url: {**describe(self, url), "viewDefinitionQuery": None},
     )
+
+
+def test_rows_that_a_layer_hides_without_saying_so_are_seen_at_the_first(
+    make_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = event_table(N)
+    bench = make_bench(rows, indexed=False, viewDefinitionQuery="label = 'lion'")
+    hide_the_filter(monkeypatch)
     for _ in range(2):
         push = bench.target().push([rows])
         assert "does not show a row that it has just taken" in str(push.stopped)
@@ -101,12 +106,7 @@ def test_rows_that_a_layer_hides_after_the_first_are_taken_back(
     """Without an index, each push added the hidden ones once more."""
     rows = event_table(N)
     bench = make_bench(rows, indexed=indexed, viewDefinitionQuery="event_id < 'event-00010'")
-    describe = Service.describe
-    monkeypatch.setattr(
-        Service,
-        "describe",
-        lambda self, url: {**describe(self, url), "viewDefinitionQuery": None},
-    )
+    hide_the_filter(monkeypatch)
     for hidden in ("33 rows that it has just taken", "a row that it has just taken"):
         push = bench.target().push([rows])
         assert f"does not show {hidden} ('event-00010'), which" in str(push.stopped)
